@@ -1,0 +1,53 @@
+"""The command line: ``cytomend STAGE ...``. Stages are imported when called, so that ``--help`` loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from cytomend import __version__
+from cytomend.errors import InputError, ResourceError
+
+STAGES = {
+    "mend": "mend one scan: image and mask in, corrected OME-Zarr out",
+    "phantom": "make a phantom section with known cells and artefacts",
+    "train": "train a model on sections and phantoms",
+    "plan-section": "find the regions of a section, lay their windows, pack shards",
+    "mend-shard": "mend the regions of one shard",
+    "blend-section": "write the corrected pyramid of a section",
+    "report-section": "write the page of a section",
+    "summarise-brain": "write the table and the page of all sections",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage and return the exit status: 0 done, 1 the machine's limits, 2 the user's input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    stage = next((word for word in arguments if word in STAGES), None)
+    parser = argparse.ArgumentParser(
+        prog="cytomend", description="Mend damaged regions of histological brain sections."
+    )
+    parser.add_argument("--version", action="version", version=f"cytomend {__version__}")
+    commands = parser.add_subparsers(metavar="STAGE", required=True)
+    for name, purpose in STAGES.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        if name == stage:
+            module = importlib.import_module(f"cytomend.stages.{name.replace('-', '_')}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.main)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"cytomend {stage}: {error}", file=sys.stderr)
+        return 2
+    except ResourceError as error:
+        print(f"cytomend {stage}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,124 @@
+"""The samplers: how unknown pixels are drawn, given a denoiser. Arithmetic only; each yields its states, the caller decides.
+
+Every sampler works on arrays of one canvas, ``(n, C, h, w)``, with ``known`` marking the pixels that are given. It asks for
+noise by draw number, one field of the canvas a step: noise is added after the windows' predictions were fused, never in
+a window of its own, since averaging independently noised tiles shrinks their variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from cytomend.diffusion.precondition import Denoise, diffuse
+from cytomend.diffusion.schedule import network_calls, resampling_walk, strided_times
+
+Noise = Callable[[int], Tensor]
+"""Draw number -> standard normal field, shaped as the canvas."""
+
+
+def posterior(x: Tensor, x0: Tensor, noise: Tensor, now: Tensor, then: Tensor) -> Tensor:
+    """Draw x_then given x_now and the expected clean image (Ho et al. 2020, Eq. 6 and 7).
+
+    Parameters
+    ----------
+    x, x0, noise : (n, C, h, w)
+    now, then : scalar float64, alpha_bar at the two times, ``now <= then``
+    """
+    alpha = now / then
+    mean = (then.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - then) * x) / (1 - now)
+    return mean + ((1 - alpha) * (1 - then) / (1 - now)).sqrt() * noise
+
+
+def repaint(
+    denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, times: list[int], walk: list[int], noise: Noise
+) -> Iterator[Tensor]:
+    """Inpaint by resampling with a network that knows nothing of masks (Lugmayr et al. 2022, Algorithm 1).
+
+    Algorithm 1 prints the known part's noise without the root; Eq. 8a, with sqrt(1 - alpha_bar), is what is meant and done.
+
+    Parameters
+    ----------
+    denoise : expects a constant map of times
+    image : (n, C, h, w) in [-1, 1]; only known pixels are read
+    known : (n, 1, h, w) bool
+    alpha_bar : (T + 1,) float64
+    times : the ladder: ``times[rung]`` is the network's time at a rung, ``times[0]`` is 0
+    walk : rungs in the order of visit, from the top of the ladder to 0
+    noise : one field a draw
+    """
+    level = [alpha_bar[time] for time in times]
+    x = noise(0)
+    for draw, (now, then) in enumerate(pairwise(walk), start=1):
+        if then < now:
+            x0 = denoise(x, torch.full_like(known, times[now], dtype=torch.int64))
+            fresh = noise(draw)
+            given = diffuse(image, fresh, level[then])  # known region, Eq. 8a
+            drawn = posterior(x, x0, fresh, level[now], level[then])  # unknown region, Eq. 8b
+            x = torch.where(known, given, drawn)  # Eq. 8c
+        else:
+            kept = level[then] / level[now]
+            x = diffuse(x, noise(draw), kept)  # one forward step, Eq. 2
+        yield x
+    yield torch.where(known, image, x)
+
+
+def timemap(
+    denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, times: list[int], noise: Noise
+) -> Iterator[Tensor]:
+    """Inpaint with a network that sees known pixels clean, at time 0, and needs no resampling (TD-Paint, arXiv 2410.09306).
+
+    Ancestral steps from noise to image on the unknown pixels; parameters as in `repaint`, with ``times`` falling to 0.
+    """
+    x = torch.where(known, image, noise(0))
+    for draw, (now, then) in enumerate(pairwise(times), start=1):
+        x0 = denoise(x, torch.where(known, 0, now))
+        x = torch.where(known, image, posterior(x, x0, noise(draw), alpha_bar[now], alpha_bar[then]))
+        yield x
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A sampler by name, with its settings: what the configuration says, and what the metadata record.
+
+    ``jump`` and ``resample`` belong to the RePaint walk and are 1 for samplers that do not resample.
+    """
+
+    name: str
+    steps: int
+    jump: int = 1
+    resample: int = 1
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the sampler walks back and forth."""
+        return self.name.startswith("repaint")
+
+    @property
+    def walk(self) -> list[int]:
+        """Rungs of the ladder in the order of visit."""
+        return resampling_walk(self.steps, self.jump, self.resample)
+
+    @property
+    def calls(self) -> int:
+        """Network calls a window."""
+        return network_calls(self.walk)
+
+    def run(self, denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """Yield the states of the canvas; the last is the mended one."""
+        falling = strided_times(self.steps, len(alpha_bar) - 1)
+        if self.resamples:
+            return repaint(denoise, image, known, alpha_bar, falling[::-1], self.walk, noise)
+        return timemap(denoise, image, known, alpha_bar, falling, noise)
+
+
+SAMPLERS = {
+    "repaint": Sampler("repaint", steps=256, jump=10, resample=10),
+    "repaint-strided": Sampler("repaint-strided", steps=50, jump=10, resample=10),
+    "timemap": Sampler("timemap", steps=50),
+}
+"""The samplers of the design, with their default settings; ``repaint`` is the paper's."""

@@ -1,0 +1,142 @@
+"""Artefact masks, whatever they were drawn with: `open_mask`, and `GrownMask` for a margin around the damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.regions.geojson import GZIP_MAGIC
+from cytomend.regions.image_mask import read_image_mask
+from cytomend.regions.polygon_mask import read_polygon_mask
+from cytomend.storage.images import is_image
+from cytomend.storage.raster import require_inside
+
+
+class ArtefactMask(Protocol):
+    """Which pixels of a section are declared unusable.
+
+    Attributes
+    ----------
+    shape : (height, width)
+        Size of the section in pixels.
+    warnings : list of str
+        Sentences about what was repaired, clipped or skipped.
+    """
+
+    shape: tuple[int, int]
+    warnings: list[str]
+
+    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
+        """Yield, row by row, the tiles of the absolute grid, clipped to the section, that may hold damage."""
+        ...
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return the mask of a box inside the section, (h, w); ValueError for any other box."""
+        ...
+
+
+def open_mask(path: Path, shape: tuple[int, int], *, include_classes: Sequence[str] | None = None) -> ArtefactMask:
+    """Open the annotation of a section.
+
+    Parameters
+    ----------
+    path : Path
+        GeoJSON as QuPath exports it, gzipped or not; or a mask image (TIFF, PNG, OME-Zarr) of the section's size or
+        reduced by a whole factor, in which every nonzero pixel is damage.
+    shape : (height, width)
+        Size of the section in pixels.
+    include_classes : sequence of str, optional
+        Only GeoJSON features of these classes are damage; by default all are.
+
+    Returns
+    -------
+    ArtefactMask
+        Read its `warnings`: points and lines are skipped, crossing outlines repaired, overhanging ones clipped.
+
+    Raises
+    ------
+    InputError
+        The annotation cannot be used, or does not belong to this section.
+    """
+    if is_image(path):
+        ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
+        return read_image_mask(path, shape, [] if include_classes is None else [ignored])
+    if _looks_like_geojson(path):
+        return read_polygon_mask(path, shape, include_classes)
+    raise InputError(
+        f"{path}: expected an annotation as GeoJSON, TIFF, PNG or OME-Zarr, found another kind of file;"
+        " export it as one of these"
+    )
+
+
+class GrownMask:
+    """A mask with a margin: every pixel whose centre lies within ``grow_px`` of the centre of a damaged one.
+
+    Parameters
+    ----------
+    mask : ArtefactMask
+        What was declared.
+    grow_px : int
+        Radius of the Euclidean disk, in pixels; 0 changes nothing.
+    """
+
+    def __init__(self, mask: ArtefactMask, grow_px: int) -> None:
+        if grow_px < 0:
+            raise ValueError(f"grow_px must not be negative, found {grow_px}")
+        self.shape = mask.shape
+        self.warnings = mask.warnings
+        self._mask = mask
+        self._grow_px = grow_px
+
+    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
+        """Yield the tiles within the margin of a tile that may hold damage, row by row."""
+        height, width = self.shape
+        reach = -(-self._grow_px // tile_px)
+        rows, columns = -(-height // tile_px), -(-width // tile_px)
+        places = {
+            (y, x)
+            for tile in self._mask.candidate_boxes(tile_px)
+            for y in range(max(0, tile.y0 // tile_px - reach), min(rows, tile.y0 // tile_px + reach + 1))
+            for x in range(max(0, tile.x0 // tile_px - reach), min(columns, tile.x0 // tile_px + reach + 1))
+        }
+        for y, x in sorted(places):
+            yield Box(y * tile_px, x * tile_px, (y + 1) * tile_px, (x + 1) * tile_px).clip(self.shape)
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return the grown mask of a box, (h, w); damage outside the box reaches in as far as it should."""
+        require_inside(box, self.shape)
+        around = box.grow(self._grow_px).clip(self.shape)
+        damaged = self._mask.read(around)
+        if self._grow_px > 0 and damaged.any():
+            # The distance costs a hundred times what reading does, so it is taken only where it can matter.
+            reach = _extent(damaged).grow(self._grow_px).clip(damaged.shape).slices
+            damaged[reach] = _within(damaged[reach], self._grow_px)
+        return damaged[box.relative_to(around).slices]
+
+
+def _extent(mask: NDArray[np.bool_]) -> Box:
+    """Return the smallest box around the pixels of a mask that has some."""
+    (y,), (x,) = np.nonzero(mask.any(axis=1)), np.nonzero(mask.any(axis=0))
+    return Box(int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1)
+
+
+def _within(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
+    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask."""
+    near: NDArray[np.bool_] = distance_transform_edt(~mask) <= radius_px
+    return near
+
+
+def _looks_like_geojson(path: Path) -> bool:
+    """Whether a name or a beginning promises JSON, so that a damaged file is called by its right name."""
+    if any(suffix.lower() in (".json", ".geojson", ".gz") for suffix in path.suffixes):
+        return True
+    with path.open("rb") as file:
+        head = file.read(64)
+    return head.startswith(GZIP_MAGIC) or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")

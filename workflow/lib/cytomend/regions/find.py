@@ -1,0 +1,145 @@
+"""Find the regions of a section: connected components of the grown artefact mask, tile by tile, joined across tile borders.
+
+Memory grows with the damage and one tile, never with the section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cytomend.geometry import Box
+from cytomend.regions.annotation import ArtefactMask
+
+Int = NDArray[np.int64]
+TILE_PX = 1024
+EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
+
+
+@dataclass(slots=True)
+class Region:
+    """One connected component of the grown artefact mask.
+
+    ``box`` holds it; ``area_px`` counts its pixels; ``centre_px`` is their mean (y, x); ``cells`` (n, 2) are the lattice cells it touches.
+    """
+
+    number: int
+    box: Box
+    area_px: int
+    centre_px: tuple[float, float]
+    cells: Int
+
+
+@dataclass(slots=True)
+class _Parts:
+    """Components of single tiles, before they are joined: one row a component, provisional numbers from 1."""
+
+    boxes: list[Box] = field(default_factory=list)
+    areas: list[int] = field(default_factory=list)
+    sums: list[tuple[float, float]] = field(default_factory=list)
+    cells: list[Int] = field(default_factory=list)
+    edges: dict[tuple[int, int], dict[str, NDArray[np.uint32]]] = field(default_factory=dict)
+
+
+def find_regions(mask: ArtefactMask, labels: zarr.Array, cell_px: int) -> list[Region]:
+    """Number the regions in reading order of their boxes and write their numbers into ``labels``.
+
+    Parameters
+    ----------
+    mask : the grown artefact mask
+    labels : (H, W) uint32, all zero, chunked by `TILE_PX`; receives region numbers
+    cell_px : side of a lattice cell
+
+    Returns
+    -------
+    list of Region
+        Numbered from 1; empty if nothing is masked.
+    """
+    parts = _Parts()
+    tiles = list(_label_tiles(mask, labels, cell_px, parts))
+    count, component = _join(parts)
+    regions = sorted(
+        (_merge(parts, np.flatnonzero(component == i)) for i in range(count)), key=lambda r: (r.box, r.area_px)
+    )
+    number_of = np.zeros(len(parts.boxes) + 1, dtype=np.uint32)
+    for number, region in enumerate(regions, start=1):
+        members = region.number  # the component, until now
+        region.number = number
+        number_of[1:][component == component[members]] = number
+    for box in tiles:
+        labels[box.slices] = number_of[np.asarray(labels[box.slices])]
+    return regions
+
+
+def _label_tiles(mask: ArtefactMask, labels: zarr.Array, cell_px: int, parts: _Parts) -> Iterator[Box]:
+    """Label each tile on its own, write provisional numbers, and yield the tiles that hold any."""
+    for box in mask.candidate_boxes(TILE_PX):
+        tile, found = ndimage.label(mask.read(box), EIGHT_NEIGHBOURS)
+        if not found:
+            continue
+        first = len(parts.boxes) + 1
+        _measure(tile, found, box, cell_px, parts)
+        tile = np.where(tile > 0, tile + (first - 1), 0).astype(np.uint32)
+        labels[box.slices] = tile
+        edges = {"top": tile[0], "bottom": tile[-1], "left": tile[:, 0], "right": tile[:, -1]}
+        parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = {side: line.copy() for side, line in edges.items()}
+        yield box
+
+
+def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> None:
+    """Add size, place and cells of every component of a tile."""
+    y, x = np.nonzero(tile)
+    number = tile[y, x]
+    y, x = y + box.y0, x + box.x0
+    areas = np.bincount(number, minlength=found + 1)
+    sums_y, sums_x = (np.bincount(number, weights=axis, minlength=found + 1) for axis in (y, x))
+    touched = np.unique(np.stack([number, y // cell_px, x // cell_px], axis=1), axis=0)
+    ends = np.searchsorted(touched[:, 0], np.arange(1, found + 2))
+    for i, (rows, columns) in enumerate(ndimage.find_objects(tile), start=1):
+        parts.boxes.append(Box(box.y0 + rows.start, box.x0 + columns.start, box.y0 + rows.stop, box.x0 + columns.stop))
+        parts.areas.append(int(areas[i]))
+        parts.sums.append((float(sums_y[i]), float(sums_x[i])))
+        parts.cells.append(touched[ends[i - 1] : ends[i], 1:].astype(np.int64))
+
+
+def _join(parts: _Parts) -> tuple[int, NDArray[np.int32]]:
+    """Return the number of regions and, for each component of a tile, the region it belongs to."""
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    for (row, column), edges in parts.edges.items():
+        for neighbour, mine, theirs in (((row, column + 1), "right", "left"), ((row + 1, column), "bottom", "top")):
+            if neighbour in parts.edges:
+                pairs.append(_touching(edges[mine], parts.edges[neighbour][theirs]))
+        for neighbour, mine, theirs in (((row + 1, column + 1), -1, 0), ((row + 1, column - 1), 0, -1)):
+            if neighbour in parts.edges:
+                pairs.append(np.array([[edges["bottom"][mine], parts.edges[neighbour]["top"][theirs]]], dtype=np.int64))
+    joined = np.concatenate(pairs)
+    joined = joined[(joined > 0).all(axis=1)] - 1
+    size = len(parts.boxes)
+    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(size, size))
+    count, component = connected_components(graph, directed=False)
+    return int(count), component
+
+
+def _touching(mine: NDArray[np.uint32], theirs: NDArray[np.uint32]) -> Int:
+    """Return the pairs of components that are neighbours, also diagonally, across a shared border."""
+    shifted = [(mine, theirs), (mine[:-1], theirs[1:]), (mine[1:], theirs[:-1])]
+    return np.concatenate([np.stack(pair, axis=1).astype(np.int64) for pair in shifted])
+
+
+def _merge(parts: _Parts, members: NDArray[np.intp]) -> Region:
+    """Join components of tiles into one region; its number is provisionally its first component."""
+    box = parts.boxes[members[0]]
+    for i in members[1:]:
+        box = box.union(parts.boxes[i])
+    area = sum(parts.areas[i] for i in members)
+    centre = (sum(parts.sums[i][0] for i in members) / area, sum(parts.sums[i][1] for i in members) / area)
+    return Region(
+        int(members[0]), box, area, centre, np.unique(np.concatenate([parts.cells[i] for i in members]), axis=0)
+    )

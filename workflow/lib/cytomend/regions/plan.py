@@ -1,0 +1,144 @@
+"""The plan of a section: its facts, its regions, their windows and shards, as files that later stages read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from cytomend.errors import InputError
+from cytomend.regions.find import Region
+from cytomend.regions.lattice import Lattice
+from cytomend.values import ValueRange
+
+
+@dataclass(frozen=True, slots=True)
+class SectionFacts:
+    """What every later stage must know of a section. ``mask_blake2b`` identifies the grown mask by its region numbers."""
+
+    section: str
+    shape: tuple[int, int]
+    channels: int
+    dtype: str
+    pixel_size_um: float
+    stain: str
+    value_range: ValueRange
+    grow_px: int
+    window_px: int
+    stride_px: int
+    shards: int
+    masked_px: int
+    mask_blake2b: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of windows."""
+        return Lattice(self.window_px, self.stride_px)
+
+
+def pack(costs: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
+    """Return the shard, 0 to ``shards - 1``, of each region: the costliest first, each to the least loaded shard."""
+    load = np.zeros(shards, dtype=np.int64)
+    shard_of = np.zeros(len(costs), dtype=np.int64)
+    for i in np.lexsort((np.arange(len(costs)), -costs)):
+        shard_of[i] = load.argmin()
+        load[shard_of[i]] += costs[i]
+    return shard_of
+
+
+def tables(regions: list[Region], facts: SectionFacts) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of regions and of windows; columns in the docstring of `cytomend.stages.plan_section`."""
+    windows = [facts.lattice.windows_over(region.cells) for region in regions]
+    shard_of = pack(np.array([len(w) for w in windows], dtype=np.int64), facts.shards)
+    height, width = facts.shape
+    rows = [
+        {
+            "region": region.number,
+            "shard": int(shard),
+            "y0_px": region.box.y0,
+            "x0_px": region.box.x0,
+            "y1_px": region.box.y1,
+            "x1_px": region.box.x1,
+            "y_um": (region.centre_px[0] + 0.5) * facts.pixel_size_um,
+            "x_um": (region.centre_px[1] + 0.5) * facts.pixel_size_um,
+            "area_px": region.area_px,
+            "area_um2": region.area_px * facts.pixel_size_um**2,
+            "windows": len(its_windows),
+            "touches_border": region.box.y0 == 0
+            or region.box.x0 == 0
+            or region.box.y1 == height
+            or region.box.x1 == width,
+        }
+        for region, its_windows, shard in zip(regions, windows, shard_of, strict=True)
+    ]
+    types = {
+        **dict.fromkeys(("region", "shard", "y0_px", "x0_px", "y1_px", "x1_px", "area_px", "windows"), "int64"),
+        **dict.fromkeys(("y_um", "x_um", "area_um2"), "float64"),
+        "touches_border": "bool",
+    }
+    order = [
+        "region",
+        "shard",
+        "y0_px",
+        "x0_px",
+        "y1_px",
+        "x1_px",
+        "y_um",
+        "x_um",
+        "area_px",
+        "area_um2",
+        "windows",
+        "touches_border",
+    ]
+    numbers = np.repeat([region.number for region in regions], [len(w) for w in windows]).astype(np.int64)
+    places = np.concatenate([np.zeros((0, 2), dtype=np.int64), *windows])
+    return (
+        pd.DataFrame(rows, columns=order).astype(types),
+        pd.DataFrame({"region": numbers, "row": places[:, 0], "column": places[:, 1]}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan read back from its folder. ``labels`` (H, W) uint32 holds region numbers, read lazily."""
+
+    facts: SectionFacts
+    regions: pd.DataFrame
+    windows: pd.DataFrame
+    labels: zarr.Array
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """Read the files of a plan.
+
+        Raises
+        ------
+        InputError
+            If any is missing or damaged.
+        """
+        try:
+            record: dict[str, Any] = json.loads((folder / "section.json").read_text(encoding="utf-8"))
+            tuples = {key: tuple(record[key]) for key in ("shape", "value_range", "warnings")}
+            return cls(
+                SectionFacts(**{**record, **tuples}),
+                pd.read_parquet(folder / "regions.parquet"),
+                pd.read_parquet(folder / "windows.parquet"),
+                zarr.open_array(folder / "labels.zarr", mode="r"),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder}: not a whole plan ({error}); make it again with `cytomend plan-section`"
+            ) from error
+
+    def write_facts(self, folder: Path) -> None:
+        """Write facts and tables (the labels are there already)."""
+        (folder / "section.json").write_text(json.dumps(asdict(self.facts), indent=1) + "\n", encoding="utf-8")
+        self.regions.to_parquet(folder / "regions.parquet", index=False)
+        self.windows.to_parquet(folder / "windows.parquet", index=False)

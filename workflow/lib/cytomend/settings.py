@@ -1,0 +1,93 @@
+"""Settings: read, checked against their JSON schema, completed with its defaults. One source of truth for every entry."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from cytomend.errors import InputError
+from cytomend.places import SCHEMAS
+
+Record = dict[str, Any]
+
+
+@cache
+def schema(name: str) -> Record:
+    """Return a schema of ``workflow/schemas`` by its short name."""
+    loaded: Record = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+    return loaded
+
+
+def checked(record: object, schema_name: str, where: str) -> Record:
+    """Return the record with defaults filled in.
+
+    Parameters
+    ----------
+    record : what the user wrote
+    schema_name : short name of the schema
+    where : file or row, for the error
+
+    Raises
+    ------
+    InputError
+        If an entry is unknown, missing, of the wrong type or out of bounds; the sentence names it and says what it is for.
+    """
+    rules = schema(schema_name)
+    completed = _with_defaults(deepcopy(record), rules)
+    errors = sorted(jsonschema.Draft202012Validator(rules).iter_errors(completed), key=lambda e: list(map(str, e.path)))
+    if errors:
+        raise InputError(f"{where}: " + "; ".join(_sentence(error) for error in errors))
+    assert isinstance(completed, dict)
+    return completed
+
+
+def read_yaml(path: Path, schema_name: str) -> Record:
+    """Read and check a settings file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not YAML, or breaks its schema.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a YAML file of settings") from error
+    try:
+        return checked(yaml.safe_load(text), schema_name, str(path))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error})") from error
+
+
+def one_line(record: Record) -> str:
+    """Return the record as the one string by which a rule depends on it: same settings, same string."""
+    return json.dumps(record, sort_keys=True)
+
+
+def _with_defaults(value: Any, rules: Record) -> Any:
+    """Fill in what is absent, block by block."""
+    if value is None and rules.get("type") == "object":
+        value = {}
+    if isinstance(value, dict):
+        for key, rule in rules.get("properties", {}).items():
+            if key not in value and "default" in rule:
+                value[key] = deepcopy(rule["default"])
+            if key in value:
+                value[key] = _with_defaults(value[key], rule)
+    return value
+
+
+def _sentence(error: jsonschema.ValidationError) -> str:
+    """Say in one sentence which entry is wrong, what was expected, and what the entry means."""
+    entry = ".".join(map(str, error.path)) or "(top level)"
+    meaning = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
+    if error.validator == "additionalProperties" and isinstance(error.schema, dict):
+        known = ", ".join(error.schema.get("properties", {}))
+        return f"{entry}: {error.message}; known entries are {known}"
+    return f"{entry}: {error.message}" + (f" ({meaning})" if meaning else "")

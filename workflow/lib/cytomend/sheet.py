@@ -1,0 +1,174 @@
+"""The sheet of sections and the configuration, joined: what each stage of each section must know.
+
+Read when the workflow is read, so that mistakes are named before any job is queued. Plain dicts, no pandas: a brain has thousands of rows.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cytomend.diffusion.record import ModelSettings, load_settings
+from cytomend.errors import InputError
+from cytomend.places import model_file
+from cytomend.settings import Record, checked, schema
+
+STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50}
+
+
+@dataclass(frozen=True, slots=True)
+class SectionSettings:
+    """One section: where its files are, and the settings of its stages as plain records."""
+
+    section: str
+    image: Path
+    annotation: Path
+    shards: int
+    model: Path
+    plan: Record
+    mend: Record
+
+
+def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
+    """Read the sheet and complete each row with the configuration.
+
+    Raises
+    ------
+    InputError
+        If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs twice.
+    """
+    rows = _rows(path)
+    sections: dict[str, SectionSettings] = {}
+    lines: dict[str, int] = {}
+    for line, cells in rows:
+        where = f"{path}, row {line}"
+        row = checked(_typed(cells), "sections", where)
+        name = row["section"]
+        if (earlier := lines.setdefault(name.lower(), line)) != line:
+            raise InputError(
+                f"{where}: section {name!r} stands in row {earlier} already; names must be unique, whatever their case"
+            )
+        sections[name] = settings_of(row, config, where)
+    if not sections:
+        raise InputError(f"{path}: no section in it; expected a header and one row a section")
+    return sections
+
+
+def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
+    """Join a checked row with a checked configuration.
+
+    Raises
+    ------
+    InputError
+        If the row's model cannot be found or used, or its value range is empty.
+    """
+
+    def own(key: str, block: str) -> Any:
+        return config[block][key] if row.get(key) is None else row[key]
+
+    try:
+        model = model_file(own("model", "mend"))
+        record = load_settings(model)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    sampler = own("sampler", "mend")
+    classes = row["include_classes"]
+    steps = own("steps", "mend") or STEPS[sampler]
+    return SectionSettings(
+        section=row["section"],
+        image=Path(row["image"]),
+        annotation=Path(row["annotation"]),
+        shards=row["shards"],
+        model=model,
+        plan={
+            "section": row["section"],
+            "pixel_size_um": float(row["pixel_size_um"]),
+            "stain": row["stain"],
+            "value_range": _value_range(row, where),
+            "grow_px": own("grow_px", "mask"),
+            "include_classes": config["mask"]["include_classes"]
+            if classes is None
+            else [c.strip() for c in classes.split(";") if c.strip()],
+            "shards": row["shards"],
+            **_window(record, config["mend"]["stride_px"]),
+        },
+        mend={
+            "sampler": sampler,
+            "steps": steps,
+            "jump": config["mend"]["jump"],
+            "resample": config["mend"]["resample"],
+            "seed": own("seed", "mend"),
+        },
+    )
+
+
+def _window(record: ModelSettings, stride_px: int | None) -> Record:
+    """Return what the plan must know of the model."""
+    return {
+        "window_px": record.window_px,
+        "stride_px": stride_px or record.window_px * 3 // 4,
+        "model_channels": record.unet.channels,
+        "model_pixel_size_um": record.pixel_size_um,
+    }
+
+
+def _value_range(row: Record, where: str) -> list[float] | None:
+    low, high = row["value_low"], row["value_high"]
+    if low is None and high is None:
+        return None
+    if low is None or high is None or low >= high:
+        raise InputError(
+            f"{where}: value_low is {low}, value_high is {high}; expected both, the first below the second, or neither"
+        )
+    return [float(low), float(high)]
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return (row number in the file, cells) of a tab-separated table."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the sheet of sections cannot be read ({error})") from error
+    table = [
+        (number, cells)
+        for number, cells in enumerate(csv.reader(lines, delimiter="\t"), start=1)
+        if any(c.strip() for c in cells) and not cells[0].startswith("#")
+    ]
+    if not table:
+        return []
+    header = [column.strip() for column in table[0][1]]
+    known = list(schema("sections")["properties"])
+    if wrong := [column for column in header if column not in known or header.count(column) > 1]:
+        raise InputError(
+            f"{path}, row {table[0][0]}: column {wrong[0]!r} is unknown or doubled; known columns, separated by tabs, are {', '.join(known)}"
+        )
+    for number, cells in table[1:]:
+        if len(cells) > len(header):
+            raise InputError(
+                f"{path}, row {number}: {len(cells)} cells, expected at most {len(header)} as in the header"
+            )
+    return [(number, dict(zip(header, (c.strip() for c in cells), strict=False))) for number, cells in table[1:]]
+
+
+def _typed(cells: dict[str, str]) -> Record:
+    """Turn the text of cells into what the schema says they are; empty cells are left out, and what does not parse stays text."""
+    properties = schema("sections")["properties"]
+    record: Record = {}
+    for column, text in cells.items():
+        kinds = properties[column].get("type", "string")
+        if text:
+            record[column] = (
+                _number(text) if {"number", "integer"} & {*([kinds] if isinstance(kinds, str) else kinds)} else text
+            )
+    return record
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,238 @@
+"""Put the mended regions of a section back and write its corrected pyramid.
+
+Streams the source once into an OME-Zarr 0.5 image (Zarr v3, sharded): levels ``0``, ``1``, ..., each the rounded 2 x mean of the one
+below, axes (y, x) or (c, y, x), scales in µm; ``labels/mended`` holds the region number of every generated pixel and 0 elsewhere. The
+attributes under ``cytomend`` say what was mended, by which model, from which source and mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.regions.plan import Plan
+from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.publish import one_writer, publish
+from cytomend.storage.pyramid import (
+    VERSION,
+    Grid,
+    halve_by_maximum,
+    halve_by_mean,
+    multiscales,
+    shard_boxes,
+    write_levels,
+)
+
+log = logging.getLogger(__name__)
+
+MENDED_COLOUR = [230, 97, 1, 120]
+"""Orange, half transparent: seen on dark cells and light ground, also by the colour blind."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlendSettings:
+    """How the pyramid is cut; see the block ``pyramid`` of ``workflow/schemas/config.schema.yaml``."""
+
+    chunk_px: int
+    shard_px: int
+
+
+class MendedCells:
+    """The mended cells of all shards of a section, found by place.
+
+    Parameters
+    ----------
+    stores : the shard stores
+    cell_px : side of a cell
+    """
+
+    def __init__(self, stores: Sequence[zarr.Group], cell_px: int) -> None:
+        self.cell_px = cell_px
+        self.pixels = [store["pixels"] for store in stores]
+        self.corners = [np.asarray(store["corners"]) for store in stores]
+        self.regions = [np.asarray(store["region"]) for store in stores]
+
+    def paste(self, pixels: NDArray[Any], labels: NDArray[np.uint32], box: Box) -> int:
+        """Overwrite the mended pixels of a box, (C, h, w), and return how many there were."""
+        pasted = 0
+        for store, corners, regions in zip(self.pixels, self.corners, self.regions, strict=True):
+            low, high = np.array([box.y0, box.x0]) - self.cell_px, np.array([box.y1, box.x1])
+            here = np.flatnonzero(((corners > low) & (corners < high)).all(axis=1))
+            cells = store.oindex[here] if len(here) else ()
+            for i, cell in zip(here, cells, strict=True):
+                pasted += self._paste_cell(cell, corners[i], int(regions[i]), pixels, labels, box)
+        return pasted
+
+    def _paste_cell(
+        self,
+        cell: NDArray[Any],
+        corner: NDArray[np.int64],
+        region: int,
+        pixels: NDArray[Any],
+        labels: NDArray[np.uint32],
+        box: Box,
+    ) -> int:
+        y, x = (int(v) for v in corner)
+        whole = Box(y, x, y + self.cell_px, x + self.cell_px)
+        part = whole.intersect(box)
+        here, there = part.relative_to(box).slices, part.relative_to(whole).slices
+        own = labels[here] == region
+        pixels[(..., *here)] = np.where(own, cell[(..., *there)], pixels[(..., *here)])
+        return int(own.sum())
+
+
+def blend_section(
+    image_path: Path, plan_folder: Path, shards: Sequence[Path], settings: BlendSettings, source: str, out: Path
+) -> Path:
+    """Write the corrected pyramid and return its manifest.
+
+    Parameters
+    ----------
+    image_path : the source
+    plan_folder, shards : the plan, and the stores of all its shards
+    settings : chunks and shards of the pyramid
+    source : content hash of the source, for the provenance
+    out : the OME-Zarr store
+
+    Raises
+    ------
+    InputError
+        If a shard store is missing or damaged, or the shards do not mend exactly the pixels that the plan asks for.
+    """
+    plan = Plan.read(plan_folder)
+    facts, grid = plan.facts, Grid(settings.chunk_px, settings.shard_px)
+    stores = [_open_store(path) for path in shards]
+    cells = MendedCells(stores, facts.lattice.cell_px)
+    with open_image(image_path) as image, one_writer(out) as work:
+        for path in work.iterdir():  # a killed writer's half pyramid
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        group = zarr.open_group(work, mode="w", zarr_format=3)
+        dtype = np.dtype(facts.dtype)
+        counted = _Corrected(image, plan, cells, grid)
+        levels = write_levels(
+            group, facts.channels if facts.channels > 1 else None, facts.shape, dtype, grid, counted, halve_by_mean
+        )
+        if counted.pasted != facts.masked_px:
+            raise InputError(
+                f"{out}: the shards mend {counted.pasted} px, the plan asks for {facts.masked_px}; a shard store belongs to another plan: "
+                f"delete {', '.join(map(str, shards))} and run again"
+            )
+        labels = group.create_group("labels/mended")
+        label_levels = write_levels(
+            labels, None, facts.shape, np.dtype("uint32"), grid, _label_boxes(plan, grid), halve_by_maximum
+        )
+        _describe(group, levels, label_levels, plan, stores, source)
+        log.info("section %s: %d levels, %d px mended", facts.section, len(levels), counted.pasted)
+        return publish(work, out, {"section": facts.section, "masked_px": facts.masked_px, "levels": len(levels)})
+
+
+class _Corrected:
+    """Iterates over the boxes of level 0 with corrected pixels, and counts what was mended."""
+
+    def __init__(self, image: SectionImage, plan: Plan, cells: MendedCells, grid: Grid) -> None:
+        self.image, self.plan, self.cells, self.grid, self.pasted = image, plan, cells, grid, 0
+
+    def __iter__(self) -> Iterator[tuple[Box, NDArray[Any]]]:
+        for box in shard_boxes(self.plan.facts.shape, self.grid):
+            pixels = np.array(self.image.read(box))
+            labels = np.asarray(self.plan.labels[box.slices])
+            if labels.any():
+                self.pasted += self.cells.paste(pixels, labels, box)
+            yield box, pixels if self.image.channels > 1 else pixels[0]
+
+
+def _label_boxes(plan: Plan, grid: Grid) -> Iterator[tuple[Box, NDArray[Any]]]:
+    return ((box, np.asarray(plan.labels[box.slices])) for box in shard_boxes(plan.facts.shape, grid))
+
+
+def _open_store(path: Path) -> zarr.Group:
+    try:
+        store = zarr.open_group(path, mode="r")
+        for name in ("pixels", "corners", "region"):
+            store[name]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected the store of a mended shard ({error!r}); delete it and run again"
+        ) from error
+    return store
+
+
+def _describe(
+    group: zarr.Group,
+    levels: list[zarr.Array],
+    label_levels: list[zarr.Array],
+    plan: Plan,
+    stores: list[zarr.Group],
+    source: str,
+) -> None:
+    """Write the metadata of OME-Zarr and the provenance."""
+    facts = plan.facts
+    image = multiscales(facts.section, levels, facts.pixel_size_um, "mean")
+    group.attrs["ome"] = {"version": VERSION, "multiscales": [image], "omero": {"channels": _channels(plan)}}
+    group.attrs["cytomend"] = provenance(plan, stores, source)
+    group["labels"].attrs["ome"] = {"version": VERSION, "labels": ["mended"]}
+    label = multiscales("mended", label_levels, facts.pixel_size_um, "maximum")
+    colours = [{"label-value": int(number), "rgba": MENDED_COLOUR} for number in plan.regions["region"]]
+    image_label: dict[str, Any] = {"source": {"image": "../../"}}
+    if colours:
+        image_label["colors"] = colours
+    group["labels/mended"].attrs["ome"] = {"version": VERSION, "multiscales": [label], "image-label": image_label}
+
+
+def provenance(plan: Plan, stores: list[zarr.Group], source: str) -> dict[str, Any]:
+    """Return what was mended, how, and from what."""
+    facts = plan.facts
+    made = [dict(store.attrs) for store in stores]
+    if any(one != made[0] for one in made):
+        raise InputError(
+            f"section {facts.section!r}: its shards were mended with different settings: {made}; delete them and run again"
+        )
+    return {
+        **made[0],
+        "source_blake2b": source,
+        "mask_blake2b": facts.mask_blake2b,
+        "grow_px": facts.grow_px,
+        "window_px": facts.window_px,
+        "stride_px": facts.stride_px,
+        "value_range": list(facts.value_range),
+        "regions": len(plan.regions),
+        "mended_px": facts.masked_px,
+    }
+
+
+def _channels(plan: Plan) -> list[dict[str, Any]]:
+    """Return how a viewer shows the channels."""
+    facts = plan.facts
+    low, high = facts.value_range
+    window = {"min": 0, "max": int(np.iinfo(facts.dtype).max), "start": round(low), "end": round(high)}
+    names = {"grey": "FFFFFF"} if facts.channels == 1 else {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
+    return [{"label": name, "color": colour, "active": True, "window": window} for name, colour in names.items()]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--image", type=Path, required=True, help="scan of the section")
+    parser.add_argument("--plan", type=Path, required=True, help="folder of the plan")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="stores of all shards")
+    entries = ", ".join(field.name for field in fields(BlendSettings))
+    parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
+    parser.add_argument("--source", required=True, help="content hash of the scan")
+    parser.add_argument("--out", type=Path, required=True, help="OME-Zarr store")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    settings = BlendSettings(**json.loads(args.settings))
+    print(blend_section(args.image, args.plan, args.shards, settings, args.source, args.out))

@@ -1,0 +1,107 @@
+"""Mend one scan without a workflow: the same stages, the same pixels.
+
+Writes OUT.ome.zarr as `cytomend.stages.blend_section` does. What is finished of an interrupted run lies in a hidden folder beside OUT, is used by the
+next run, and is removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+
+from pathlib import Path
+
+from cytomend.errors import InputError
+from cytomend.settings import Record, checked
+from cytomend.sheet import SectionSettings, settings_of
+from cytomend.stages.blend_section import BlendSettings, blend_section
+from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, mend_shard
+from cytomend.stages.plan_section import PlanSettings, plan_section
+from cytomend.storage.identity import image_identity
+from cytomend.storage.images import open_image
+from cytomend.storage.publish import manifest_of
+
+
+def mend(section: SectionSettings, config: Record, machine: Machine, out: Path) -> Path:
+    """Plan, mend and blend one section; return the corrected OME-Zarr."""
+    work = out.with_name(f".{out.name}.mending")
+    plan, shard = work / "plan", work / "0.zarr"
+    value_range = section.plan["value_range"]
+    plan_section(
+        section.image,
+        section.annotation,
+        PlanSettings(**{**section.plan, "value_range": value_range and tuple(value_range)}),
+        plan,
+    )
+    mend_shard(section.image, plan, 0, section.model, MendSettings(**section.mend), machine, shard)
+    blend_section(section.image, plan, [shard], BlendSettings(**config["pyramid"]), image_identity(section.image), out)
+    shutil.rmtree(work)
+    return out
+
+
+def _section(args: argparse.Namespace, config: Record) -> SectionSettings:
+    """Make a row of the sheet out of the command line."""
+    row = {
+        "section": "".join(c if c.isalnum() and c.isascii() else "-" for c in args.image.name.split(".")[0]).strip("-")
+        or "section",
+        "image": str(args.image),
+        "annotation": str(args.mask),
+        "pixel_size_um": args.pixel_size_um or _pixel_size_um(args.image),
+    }
+    given = {
+        key: getattr(args, key)
+        for key in ("model", "sampler", "steps", "seed", "grow_px")
+        if getattr(args, key) is not None
+    }
+    if args.include_class:
+        given["include_classes"] = ";".join(args.include_class)
+    return settings_of(checked({**row, **given}, "sections", "command line"), config, "command line")
+
+
+def _pixel_size_um(image: Path) -> float:
+    with open_image(image) as opened:
+        if opened.pixel_size_um is None:
+            raise InputError(f"{image}: its metadata give no plausible pixel size; say it with --pixel-size-um")
+        return opened.pixel_size_um
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if not out.name.endswith(".zarr"):
+        raise InputError(f"--out {out}: expected a name that ends in .ome.zarr")
+    if out.exists() and not overwrite:
+        raise InputError(f"--out {out}: exists already; choose another name, or give --overwrite")
+    if out.exists() and not (manifest_of(out).exists() or (out / "zarr.json").exists()):
+        raise InputError(f"--out {out}: exists and is no OME-Zarr; it is not overwritten")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="scan: TIFF, OME-TIFF, SVS, PNG, JPEG or OME-Zarr")
+    parser.add_argument(
+        "--mask", type=Path, required=True, help="artefacts: GeoJSON as QuPath exports it, or a mask image"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="corrected image, OUT.ome.zarr")
+    parser.add_argument(
+        "--pixel-size-um", type=float, help="side of a pixel in µm (default: from the image's metadata)"
+    )
+    parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
+    parser.add_argument("--sampler", help="repaint, repaint-strided or timemap (default: timemap)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the sampler's)")
+    parser.add_argument("--seed", type=int, help="seed of the noise (default: 0)")
+    parser.add_argument("--grow-px", type=int, help="margin in px that is mended around the mask (default: 3)")
+    parser.add_argument(
+        "--include-class",
+        action="append",
+        metavar="NAME",
+        help="only annotations of this class are damage; may be repeated",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    add_machine_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    _check_out(args.out, overwrite=args.overwrite)
+    config = checked({}, "config", "command line")
+    machine = Machine.of(args.device, args.threads, args.batch_windows)
+    print(mend(_section(args, config), config, machine, args.out))

@@ -1,0 +1,193 @@
+"""Plan the mending of one section.
+
+Reads the image's header and the annotation, and writes into the folder of the plan:
+
+| file | what |
+|---|---|
+| ``section.json`` | facts: shape (px), channels, dtype, pixel size (µm), value range, lattice, masked pixels, warnings |
+| ``regions.parquet`` | one row a region: ``region`` number, ``shard``, box ``y0_px x0_px y1_px x1_px`` (half open), centre ``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` |
+| ``windows.parquet`` | one row a window of a region: ``region``, and ``row``, ``column`` on the section's lattice |
+| ``labels.zarr`` | (y, x) uint32, the region number of each pixel, 0 where nothing is mended |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
+from cytomend.regions.find import TILE_PX, find_regions
+from cytomend.regions.lattice import Lattice
+from cytomend.regions.plan import Plan, SectionFacts, tables
+from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.publish import one_writer, publish
+from cytomend.values import ValueRange
+
+log = logging.getLogger(__name__)
+
+SAMPLED_BLOCKS = 64
+SAMPLED_PX = 256
+PIXEL_SIZE_TOLERANCE = 1.25
+"""A model is not asked to draw cells of another scale than this factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """What a plan depends on besides image and annotation; see ``workflow/schemas`` for each entry."""
+
+    section: str
+    pixel_size_um: float
+    stain: str
+    value_range: ValueRange | None
+    grow_px: int
+    include_classes: list[str]
+    shards: int
+    stride_px: int
+    window_px: int
+    model_channels: int
+    model_pixel_size_um: float
+
+
+def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out: Path) -> Path:
+    """Write the plan of a section into ``out`` and return its manifest.
+
+    Raises
+    ------
+    InputError
+        If image, annotation and settings do not fit each other, or nothing intact is left to mend from.
+    """
+    lattice = _lattice(settings)
+    with open_image(image_path) as image, one_writer(out) as work:
+        _check_fit(image, settings)
+        classes = settings.include_classes or None
+        mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
+        log.info(
+            "section %s: %s px, %d channels, %s; annotation %s",
+            settings.section,
+            image.shape,
+            image.channels,
+            image.dtype,
+            annotation,
+        )
+        labels = zarr.create_array(
+            work / "labels.zarr",
+            shape=image.shape,
+            dtype="uint32",
+            chunks=(TILE_PX, TILE_PX),
+            fill_value=0,
+            overwrite=True,
+        )
+        regions = find_regions(mask, labels, lattice.cell_px)
+        masked_px = sum(region.area_px for region in regions)
+        if masked_px == image.shape[0] * image.shape[1]:
+            raise InputError(
+                f"section {settings.section!r}: {annotation} (grown by {settings.grow_px} px) covers all of {image_path}; nothing intact is left to mend from"
+            )
+        facts = SectionFacts(
+            section=settings.section,
+            shape=image.shape,
+            channels=image.channels,
+            dtype=str(image.dtype),
+            pixel_size_um=settings.pixel_size_um,
+            stain=settings.stain,
+            value_range=settings.value_range or value_range(image, mask),
+            grow_px=settings.grow_px,
+            window_px=settings.window_px,
+            stride_px=settings.stride_px,
+            shards=settings.shards,
+            masked_px=masked_px,
+            mask_blake2b=_mask_hash(mask, labels),
+            warnings=(*mask.warnings, *_pixel_size_warnings(image, settings)),
+        )
+        Plan(facts, *tables(regions, facts), labels).write_facts(work)
+        for warning in facts.warnings:
+            log.warning("section %s: %s", settings.section, warning)
+        log.info("section %s: %d regions, %d px to mend", settings.section, len(regions), masked_px)
+        return publish(work, out, {"section": settings.section, "regions": len(regions)})
+
+
+def value_range(image: SectionImage, mask: ArtefactMask) -> ValueRange:
+    """Return the values that mean black and white.
+
+    All of its range for 8 bit. For 16 bit, of which scanners use a part, the 0.1 and 99.9 percentile of intact blocks spread over
+    the section, widened by a twentieth.
+    """
+    if image.dtype == np.uint8:
+        return 0.0, 255.0
+    tiles = list(Box(0, 0, *image.shape).tiles(SAMPLED_PX))
+    chosen = [tiles[i] for i in np.linspace(0, len(tiles) - 1, min(SAMPLED_BLOCKS, len(tiles))).astype(int)]
+    values = np.concatenate([image.read(box)[:, ~mask.read(box)].reshape(-1) for box in chosen])
+    if not len(values):
+        return 0.0, float(np.iinfo(image.dtype).max)  # type: ignore[type-var]
+    low, high = (float(v) for v in np.percentile(values, [0.1, 99.9]))
+    margin = max((high - low) / 20, 1.0)
+    return max(low - margin, 0.0), high + margin
+
+
+def _lattice(settings: PlanSettings) -> Lattice:
+    try:
+        return Lattice(settings.window_px, settings.stride_px)
+    except ValueError as error:
+        raise InputError(
+            f"section {settings.section!r}: mend.stride_px: {error}; the model's window is {settings.window_px} px"
+        ) from error
+
+
+def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
+    """Refuse an image that the model cannot mend."""
+    where = f"section {settings.section!r}: {image.path}"
+    if image.channels != settings.model_channels:
+        raise InputError(
+            f"{where} has {image.channels} channels, the model was trained on {settings.model_channels}; "
+            "choose or train a model for it (network.channels of the training file)"
+        )
+    ratio = settings.pixel_size_um / settings.model_pixel_size_um
+    if not 1 / PIXEL_SIZE_TOLERANCE <= ratio <= PIXEL_SIZE_TOLERANCE:
+        raise InputError(
+            f"{where}: pixel_size_um is {settings.pixel_size_um:g}, the model was trained at {settings.model_pixel_size_um:g} µm "
+            f"(up to a factor of {PIXEL_SIZE_TOLERANCE} is accepted); resample the image, or choose or train a model of that pixel size"
+        )
+
+
+def _pixel_size_warnings(image: SectionImage, settings: PlanSettings) -> list[str]:
+    found = image.pixel_size_um
+    if found is None or abs(found / settings.pixel_size_um - 1) < 0.02:
+        return []
+    return [
+        f"{image.path}: its metadata give {found:g} µm a pixel, the sheet {settings.pixel_size_um:g}; the sheet was followed"
+    ]
+
+
+def _mask_hash(mask: ArtefactMask, labels: zarr.Array) -> str:
+    """Return the identity of the grown mask: a hash over its region numbers, tile by tile."""
+    digest = blake2b(digest_size=16)
+    for box in mask.candidate_boxes(TILE_PX):
+        digest.update(repr(box).encode())
+        digest.update(np.ascontiguousarray(labels[box.slices]).tobytes())
+    return digest.hexdigest()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--image", type=Path, required=True, help="scan of the section")
+    parser.add_argument("--annotation", type=Path, required=True, help="artefacts: GeoJSON or mask image")
+    entries = ", ".join(field.name for field in fields(PlanSettings))
+    parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the plan")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    record = json.loads(args.settings)
+    if record["value_range"] is not None:
+        record["value_range"] = tuple(record["value_range"])
+    print(plan_section(args.image, args.annotation, PlanSettings(**record), args.out))

@@ -1,0 +1,82 @@
+"""Section images of every supported format behind one way of reading: `open_image`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cytomend.errors import InputError
+from cytomend.storage.omezarr import open_omezarr
+from cytomend.storage.raster import LABELS, TISSUE, PixelKind, SectionImage
+from cytomend.storage.small import JPEG_MAGIC, PNG_MAGIC, open_small
+from cytomend.storage.tiff import MAGIC as TIFF_MAGIC
+from cytomend.storage.tiff import open_tiff
+
+__all__ = ["SectionImage", "is_image", "open_image", "open_labels"]
+
+SUPPORTED = "a TIFF, OME-TIFF, SVS, PNG or JPEG file or an OME-Zarr folder"
+
+
+def open_image(path: Path) -> SectionImage:
+    """Open the full-resolution plane of a section.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF (strips or tiles, BigTIFF, either byte order), OME-TIFF, SVS, OME-Zarr 0.4 or 0.5, PNG or JPEG; 8 or 16
+        bit unsigned, grey or RGB. An alpha channel is dropped.
+
+    Returns
+    -------
+    SectionImage
+        Nothing of a TIFF or OME-Zarr is decoded yet. Close it, or use it in a ``with`` block.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, truncated, or of a kind we cannot mend.
+    """
+    return _open(path, TISSUE)
+
+
+def open_labels(path: Path) -> SectionImage:
+    """Open a mask image: the same formats in one channel, of bits or of unsigned labels up to 32 bit."""
+    return _open(path, LABELS)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is a folder or a file that begins like an image we read.
+
+    Raises
+    ------
+    InputError
+        The path does not exist or may not be read.
+    """
+    return path.is_dir() or _head(path).startswith((*TIFF_MAGIC, PNG_MAGIC, JPEG_MAGIC))
+
+
+def _open(path: Path, kind: PixelKind) -> SectionImage:
+    head = _head(path)
+    if path.is_dir():
+        return open_omezarr(path, kind)
+    if head.startswith(TIFF_MAGIC):
+        return open_tiff(path, kind)
+    if head.startswith((PNG_MAGIC, JPEG_MAGIC)):
+        return open_small(path, kind)
+    found = "an empty file" if not head else f"a file that begins with {head!r}"
+    raise InputError(f"{path}: expected {SUPPORTED}, found {found}; convert it, or copy it again if it is damaged")
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file, or nothing for a folder; refuse what is not there."""
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)  # a folder that may not be listed is found out here
+            return b""
+        with path.open("rb") as file:
+            return file.read(8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected {SUPPORTED}, found nothing at this path; check it") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected {SUPPORTED} that may be read, found: {error.strerror or error}; check its permissions"
+        ) from error

@@ -1,0 +1,145 @@
+"""OME-Zarr 0.4 (Zarr v2) and 0.5 (Zarr v3): level 0, read chunk by chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.storage.pixel_size import credible_size_um, length_um
+from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
+
+VERSIONS = ("0.4", "0.5")
+_ADVICE = "give the OME-Zarr image itself, the folder whose metadata hold 'multiscales'"
+
+
+def open_omezarr(path: Path, kind: PixelKind) -> SectionImage:
+    """Open level 0 of an OME-Zarr image; see `cytomend.storage.images.open_image`."""
+    group = _open_group(path)
+    multiscale = _multiscale(path, group)
+    axes = _axes(path, multiscale)
+    dataset = _first(path, multiscale.get("datasets"), "datasets")
+    array = _open_array(path, group, dataset.get("path"))
+    if array.ndim != len(axes):
+        raise InputError(f"{path}: expected {len(axes)} dimensions for the axes {_names(axes)}, found {array.ndim}")
+    sizes = dict(zip(_names(axes), array.shape, strict=True))
+    planes = int(np.prod([size for axis, size in sizes.items() if axis in "tz"]))
+    if planes > 1:
+        raise InputError(
+            f"{path}: expected one plane, found {planes} (axes {_names(axes)}, shape {array.shape}); export the plane"
+            " to be mended alone"
+        )
+    check_pixels(path, kind, shape=(sizes["y"], sizes["x"]), channels=sizes.get("c", 1), dtype=array.dtype)
+    return OmeZarrImage(path, array, axes=_names(axes), pixel_size_um=_pixel_size(axes, multiscale, dataset))
+
+
+class OmeZarrImage(SectionImage):
+    """Level 0 of an OME-Zarr image."""
+
+    def __init__(self, path: Path, array: zarr.Array[Any], *, axes: str, pixel_size_um: float | None) -> None:
+        super().__init__(
+            path,
+            shape=(int(array.shape[-2]), int(array.shape[-1])),
+            channels=int(array.shape[axes.index("c")]) if "c" in axes else 1,
+            dtype=np.dtype(array.dtype).newbyteorder("="),
+            pixel_size_um=pixel_size_um,
+            block_px=(int(array.chunks[-2]), int(array.chunks[-1])),
+        )
+        self._array = array
+        # Axes before y and x are of length one, but for the channels.
+        self._leading = tuple(slice(None) if axis == "c" else 0 for axis in axes[:-2])
+
+    def _read(self, box: Box) -> NDArray[Any]:
+        pixels = np.asarray(self._array[(*self._leading, *box.slices)], self.dtype)
+        return pixels.reshape(self.channels, *box.shape)
+
+
+def _open_group(path: Path) -> zarr.Group:
+    if not any((path / name).exists() for name in (".zgroup", "zarr.json", ".zarray")):
+        found = "an empty folder" if not any(path.iterdir()) else "a folder without .zgroup or zarr.json"
+        raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; check the path")
+    try:
+        return zarr.open_group(path, mode="r")
+    except Exception as error:  # zarr raises several kinds for damaged metadata
+        raise InputError(
+            f"{path}: expected an OME-Zarr image, found a folder whose Zarr metadata cannot be read"
+            f" ({first_line(error)}); {_ADVICE}"
+        ) from error
+
+
+def _multiscale(path: Path, group: zarr.Group) -> dict[str, Any]:
+    attributes = dict(group.attrs)
+    ome = attributes.get("ome", attributes)
+    if not isinstance(ome, dict):
+        raise InputError(f"{path}: expected 'ome' metadata as an object, found {type(ome).__name__}; {_ADVICE}")
+    multiscale = _first(path, ome.get("multiscales"), "multiscales")
+    version = ome.get("version") if "ome" in attributes else multiscale.get("version")
+    if version not in VERSIONS:
+        raise InputError(
+            f"{path}: expected OME-Zarr version {' or '.join(VERSIONS)}, found {version!r}; convert it to one of them"
+        )
+    return multiscale
+
+
+def _first(path: Path, values: object, name: str) -> dict[str, Any]:
+    """Return the first object of a metadata list that must hold one."""
+    if not isinstance(values, list) or not values or not isinstance(values[0], dict):
+        raise InputError(f"{path}: expected OME-Zarr metadata with a list '{name}', found {_short(values)}; {_ADVICE}")
+    return values[0]
+
+
+def _axes(path: Path, multiscale: dict[str, Any]) -> list[dict[str, Any]]:
+    axes = multiscale.get("axes")
+    objects = isinstance(axes, list) and all(isinstance(axis, dict) for axis in axes)
+    names = [str(axis.get("name")) for axis in axes] if objects else []  # type: ignore[union-attr]
+    known = names[-2:] == ["y", "x"] and set(names[:-2]) <= {"t", "c", "z"} and len(set(names)) == len(names)
+    if not known:
+        raise InputError(
+            f"{path}: expected OME-Zarr axes that end in y, x after at most t, c, z, found {names or _short(axes)};"
+            " convert it to such axes"
+        )
+    return list(axes)  # type: ignore[arg-type]
+
+
+def _names(axes: list[dict[str, Any]]) -> str:
+    return "".join(str(axis["name"]) for axis in axes)
+
+
+def _open_array(path: Path, group: zarr.Group, name: object) -> zarr.Array[Any]:
+    try:
+        array = group[str(name)]
+    except Exception as error:  # a missing key, a wrong type, damaged metadata
+        raise InputError(
+            f"{path}: expected level 0 at {name!r} as its metadata say, found no readable array there"
+            f" ({first_line(error)}); copy or export it again"
+        ) from error
+    if not isinstance(array, zarr.Array):
+        raise InputError(f"{path}: expected an array at {name!r} as its metadata say, found a group; export it again")
+    return array
+
+
+def _pixel_size(axes: list[dict[str, Any]], multiscale: dict[str, Any], dataset: dict[str, Any]) -> float | None:
+    """Return the size of a level-0 pixel in µm: the scales of the level and of the whole, times the unit."""
+    sizes = [
+        length_um(_scale(dataset, axis) * _scale(multiscale, axis), str(axes[axis].get("unit", "")))
+        for axis in (-2, -1)
+    ]
+    return credible_size_um(*sizes)
+
+
+def _scale(owner: dict[str, Any], axis: int) -> float:
+    scale = 1.0
+    for transformation in owner.get("coordinateTransformations") or []:
+        values = transformation.get("scale") if isinstance(transformation, dict) else None
+        if isinstance(values, list) and len(values) >= -axis and isinstance(values[axis], int | float):
+            scale *= values[axis]
+    return scale
+
+
+def _short(value: object) -> str:
+    return repr(value)[:80]

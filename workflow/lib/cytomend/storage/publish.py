@@ -1,0 +1,149 @@
+"""Results appear whole or not at all: written beside their place, renamed into it, guarded by a manifest of checksums.
+
+A folder ``plan`` has its manifest beside it, ``plan.manifest.json``; ``7.zarr`` has ``7.manifest.json``. The manifest is written last, so that
+a result without one is unfinished, and it is small, so that the workflow compares it by content. The checksum of every file stands in
+``checksums.tsv`` inside the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cytomend.errors import InputError, ResourceError
+
+CHECKSUMS = "checksums.tsv"
+BOOKKEEPING = {CHECKSUMS, ".snakemake_timestamp"}
+"""Files in a published folder that are not part of the result."""
+
+
+def manifest_of(folder: Path) -> Path:
+    """Return where the manifest of a published folder stands."""
+    return folder.with_name(folder.name.split(".")[0] + ".manifest.json")
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[Path]:
+    """Yield the work folder of a result, held by this process alone until it is published.
+
+    What an earlier, killed writer left in it is still there.
+
+    Raises
+    ------
+    ResourceError
+        If another process is writing the same result, or the disk is full.
+    """
+    work = folder.with_name(f".{folder.name}.work")
+    with told_if_disk_is_full(folder):
+        work.mkdir(parents=True, exist_ok=True)
+        lock = work.with_name(f".{folder.name}.lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ResourceError(f"{folder}: another process is writing it; wait for it to end, or stop it") from error
+        with told_if_disk_is_full(folder):
+            yield work
+        Path(lock.name).unlink(missing_ok=True)
+
+
+def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
+    """Rename a finished work folder into its place and write its manifest, which is returned.
+
+    Parameters
+    ----------
+    work : the finished folder, on the same file system
+    folder : its place; what stood there is replaced
+    facts : what the manifest says besides the checksums; builtins only
+    """
+    manifest = manifest_of(folder)
+    checksums = {str(path.relative_to(work)): _sha256(path) for path in sorted(_files(work))}
+    listing = "".join(f"{digest}\t{name}\n" for name, digest in checksums.items())
+    (work / CHECKSUMS).write_text(listing, encoding="utf-8")
+    record = {"sha256": hashlib.sha256(listing.encode()).hexdigest(), "files": len(checksums), **facts}
+    manifest.unlink(missing_ok=True)  # from here until the new one is written, the result counts as unfinished
+    replaced = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    work.rename(folder)
+    write_whole(
+        manifest, lambda path: path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    )
+    shutil.rmtree(replaced, ignore_errors=True)
+    return manifest
+
+
+def read_manifest(manifest: Path) -> dict[str, Any]:
+    """Return the record of a manifest.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or its folder is gone.
+    """
+    try:
+        record: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{manifest}: expected the manifest of a finished result ({error}); make it again") from error
+    return record
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Return the files of a published folder that are missing or altered since it was written, by their checksums."""
+    lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    expected = dict(reversed(line.split("\t", 1)) for line in lines)
+    return [
+        name for name, digest in expected.items() if not (folder / name).is_file() or _sha256(folder / name) != digest
+    ]
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside its place, then rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        with told_if_disk_is_full(path):
+            write(beside)
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_if_disk_is_full(path: Path) -> Iterator[None]:
+    """Turn a full disk, a quota or a read-only place into a sentence about this path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            free = shutil.disk_usage(_existing(path)).free
+            raise ResourceError(
+                f"{path}: the disk is full ({free / 1e6:.0f} MB free at {_existing(path)}); free some space and run again, finished regions are kept"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise ResourceError(
+                f"{path}: cannot be written ({error.strerror}); check the permissions of {_existing(path)}"
+            ) from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and path.name not in BOOKKEEPING)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
