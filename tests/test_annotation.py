@@ -245,6 +245,10 @@ def test_a_class_that_no_feature_has_is_refused_with_those_found(tmp_path):
     assert "expected features of class 'Tear', found no class at all" in refusal(path, include_classes=["Tear"])
 
 
+def test_an_empty_list_of_classes_is_refused_rather_than_taken_for_no_damage(tmp_path):
+    assert "found an empty list; name one, or leave it out" in refusal(write(tmp_path, feature()), include_classes=[])
+
+
 def test_a_feature_outside_the_image_is_refused_with_its_bounds(tmp_path):
     far = [[500, 700], [510, 700], [510, 720], [500, 700]]
     sentence = refusal(write(tmp_path, collection(feature(), feature(far, name="hippocampus", classification="Tear"))))

@@ -155,6 +155,17 @@ def test_boxes_may_be_read_from_several_threads(opened_sections):
                 np.testing.assert_array_equal(pixels, whole[(slice(None), *box.slices)])
 
 
+def test_boxes_beside_each_other_do_not_decode_their_strips_twice(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", grey(), compression="zlib", rowsperstrip=2)
+    section = open_image(tmp_path / "a.tif")
+    fetched = []
+    original = section._bytes
+    monkeypatch.setattr(section, "_bytes", lambda *place: fetched.append(place) or original(*place))
+    for box in Box(4, 0, 68, WIDTH).tiles(16):
+        section.read(box)
+    assert len(fetched) == len(set(fetched)) == 32
+
+
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 def test_alpha_is_dropped(tmp_path, planar):
     image = np.dstack([colour(), grey()])

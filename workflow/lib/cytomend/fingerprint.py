@@ -1,6 +1,7 @@
 """What code reaches a result: a hash over the syntax trees of a stage and of all it imports from this package.
 
-Comments, docstrings and layout do not count; a change of behaviour does. Reads text only, so that a login node needs no torch.
+Comments, docstrings and layout do not count; a change of behaviour does. Reads text only, so that a login node needs
+no torch.
 """
 
 from __future__ import annotations

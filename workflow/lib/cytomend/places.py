@@ -30,5 +30,6 @@ def model_file(name_or_path: str) -> Path:
         return given
     names = ", ".join(sorted(p.parent.name for p in MODELS.glob("*/model.safetensors"))) or "none"
     raise InputError(
-        f"model {name_or_path!r}: expected a bundled name ({names}), a folder with model.safetensors, or a .safetensors file"
+        f"model {name_or_path!r}: expected a bundled name ({names}), a folder with model.safetensors,"
+        " or a .safetensors file"
     )

@@ -1,4 +1,4 @@
-"""Settings: read, checked against their JSON schema, completed with its defaults. One source of truth for every entry."""
+"""Settings: read, checked against their JSON schema, completed with its defaults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def checked(record: object, schema_name: str, where: str) -> Record:
     Raises
     ------
     InputError
-        If an entry is unknown, missing, of the wrong type or out of bounds; the sentence names it and says what it is for.
+        If an entry is unknown, missing, of the wrong type or out of bounds; the sentence names it and says what it is
+        for.
     """
     rules = schema(schema_name)
     completed = _with_defaults(deepcopy(record), rules)
@@ -70,7 +71,7 @@ def one_line(record: Record) -> str:
     return json.dumps(record, sort_keys=True)
 
 
-def _with_defaults(value: Any, rules: Record) -> Any:
+def _with_defaults(value: Any, rules: Record) -> Any:  # noqa: ANN401 - YAML holds anything
     """Fill in what is absent, block by block."""
     if value is None and rules.get("type") == "object":
         value = {}

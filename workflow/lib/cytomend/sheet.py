@@ -1,6 +1,7 @@
 """The sheet of sections and the configuration, joined: what each stage of each section must know.
 
-Read when the workflow is read, so that mistakes are named before any job is queued. Plain dicts, no pandas: a brain has thousands of rows.
+Read when the workflow is read, so that mistakes are named before any job is queued. Plain dicts, no pandas: a brain
+has thousands of rows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
     Raises
     ------
     InputError
-        If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs twice.
+        If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs
+        twice.
     """
     rows = _rows(path)
     sections: dict[str, SectionSettings] = {}
@@ -65,7 +67,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
         If the row's model cannot be found or used, or its value range is empty.
     """
 
-    def own(key: str, block: str) -> Any:
+    def own(key: str, block: str) -> Any:  # noqa: ANN401 - a cell of the sheet
         return config[block][key] if row.get(key) is None else row[key]
 
     try:
@@ -142,7 +144,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     known = list(schema("sections")["properties"])
     if wrong := [column for column in header if column not in known or header.count(column) > 1]:
         raise InputError(
-            f"{path}, row {table[0][0]}: column {wrong[0]!r} is unknown or doubled; known columns, separated by tabs, are {', '.join(known)}"
+            f"{path}, row {table[0][0]}: column {wrong[0]!r} is unknown or doubled; known columns,"
+            f" separated by tabs, are {', '.join(known)}"
         )
     for number, cells in table[1:]:
         if len(cells) > len(header):
@@ -153,7 +156,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _typed(cells: dict[str, str]) -> Record:
-    """Turn the text of cells into what the schema says they are; empty cells are left out, and what does not parse stays text."""
+    """Turn cells into what the schema says they are; empty ones are left out, what does not parse stays text."""
     properties = schema("sections")["properties"]
     record: Record = {}
     for column, text in cells.items():

@@ -1,4 +1,4 @@
-"""Grey values at the edge of the model: the scanner's dtype outside, [-1, 1] inside. Converted here and nowhere else."""
+"""Grey values at the edge of the model: the scanner's dtype outside, [-1, 1] inside. Converted nowhere else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ ValueRange = tuple[float, float]
 def to_model(pixels: NDArray[np.generic], value_range: ValueRange) -> NDArray[np.float32]:
     """Map the scanner's values to [-1, 1]; values beyond the range are cut off."""
     low, high = value_range
-    return np.clip((pixels.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1)
+    scaled: NDArray[np.float32] = (pixels.astype(np.float32) - low) * (2 / (high - low)) - 1
+    return np.clip(scaled, -1, 1)
 
 
 def from_model(

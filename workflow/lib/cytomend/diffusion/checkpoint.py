@@ -32,6 +32,12 @@ def save_model(path: Path, weights: dict[str, Tensor], settings: ModelSettings) 
     save_tensors(path, weights, {"cytomend": settings.to_json()})
 
 
+def channels_last(network: UNet) -> UNet:
+    """Return the network with its weights laid out as the fastest convolutions want them."""
+    laid_out: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return laid_out
+
+
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Denoiser, ModelSettings]:
     """Return the denoiser in evaluation mode, and its settings.
 
@@ -50,5 +56,4 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Denoiser
         raise InputError(
             f"{path}: the weights do not fit the settings record; the file is damaged or was edited ({error})"
         ) from error
-    network = network.to(memory_format=torch.channels_last)
-    return Denoiser(network, settings.times).to(device).eval(), settings
+    return Denoiser(channels_last(network), settings.times).to(device).eval(), settings

@@ -1,7 +1,8 @@
 """One denoiser for a canvas out of many windows, fused inside every step.
 
-The windows' predictions of the clean image are averaged by weight before the sampler takes its step, and the step's noise is drawn once
-for the canvas. So neighbouring windows agree at every step and no seam forms (after MultiDiffusion, arXiv 2302.08113).
+The windows' predictions of the clean image are averaged by weight before the sampler takes its step, and the step's
+noise is drawn once for the canvas. So neighbouring windows agree at every step and no seam forms (after
+MultiDiffusion, arXiv 2302.08113).
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class FusedDenoiser:
 
     def _windows(self, canvas: Tensor) -> Tensor:
         """(k, C, c, c) -> (n, C, W, W)."""
-        cells = canvas[self.members].unflatten(1, (self.side, self.side))  # (n, s, s, C, c, c)
-        return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        n, (channels, c) = len(self.members), canvas.shape[1:3]
+        cells = canvas[self.members].view(n, self.side, self.side, channels, c, c)
+        return cells.permute(0, 3, 1, 4, 2, 5).reshape(n, channels, self.side * c, self.side * c)
 
     def _sum_over_windows(self, windows: Tensor) -> Tensor:
         """(n, C, W, W) -> (k, C, c, c), always adding in the same order, so that the last bit is reproducible."""
@@ -62,8 +64,9 @@ class FusedDenoiser:
 class OneByOne:
     """Denoises windows on the CPU, each in its own network call on one thread, several threads at a time.
 
-    Kernels are chosen by the shape of the whole problem: the same window gives other last bits in another batch or on another number
-    of threads. One window a call makes the result independent of both, and on few cores costs no speed.
+    Kernels are chosen by the shape of the whole problem: the same window gives other last bits in another batch or on
+    another number of threads. One window a call makes the result independent of both, and on few cores costs no
+    speed.
     """
 
     def __init__(self, denoise: Denoise, threads: int) -> None:
@@ -72,7 +75,7 @@ class OneByOne:
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
         """Return the expected clean windows, in order."""
-        return torch.cat(list(self.pool.map(self._denoise_one, x.split(1), time.split(1))))
+        return torch.cat(list(self.pool.map(self._denoise_one, torch.split(x, 1), torch.split(time, 1))))
 
     @torch.inference_mode()
     def _denoise_one(self, x: Tensor, time: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class FixedBatches:
         x, time = (functional.pad(t, (0, 0, 0, 0, 0, 0, 0, missing)) for t in (x, time))
         done = [
             self.denoise(part.contiguous(memory_format=torch.channels_last), its_time)
-            for part, its_time in zip(x.split(self.batch), time.split(self.batch), strict=True)
+            for part, its_time in zip(torch.split(x, self.batch), torch.split(time, self.batch), strict=True)
         ]
         return torch.cat(done)[: len(x) - missing]
 

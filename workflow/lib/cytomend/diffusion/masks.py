@@ -22,8 +22,7 @@ def random_mask(rng: np.random.Generator, side_px: int) -> Mask:
     """
     if rng.random() < 0.1:
         return np.ones((side_px, side_px), dtype=bool)
-    shape = rng.choice([_strip, _polygon, _blobs, _border])
-    mask = shape(rng, side_px)
+    mask: Mask = (_strip, _polygon, _blobs, _border)[rng.integers(4)](rng, side_px)
     return mask if mask.mean() >= 0.05 else mask | _disk(rng, side_px, 0.15 * side_px)
 
 

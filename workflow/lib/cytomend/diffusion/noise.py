@@ -1,8 +1,9 @@
 """Noise that belongs to the place: a counter-based generator keyed by seed, draw number and absolute pixel position.
 
-A pixel draws the same numbers whatever the batch, shard, window or retry it is computed in, and overlapping windows agree.
-The generator is Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011); one block of four
-32-bit words gives four neighbouring pixels of a row their normal deviates by Box and Muller's transform.
+A pixel draws the same numbers whatever the batch, shard, window or retry it is computed in, and overlapping windows
+agree. The generator is Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011); one
+block of four 32-bit words gives four neighbouring pixels of a row their normal deviates by Box and Muller's
+transform.
 """
 
 from __future__ import annotations

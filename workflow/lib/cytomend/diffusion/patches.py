@@ -44,15 +44,10 @@ class Batch:
 class Patches:
     """Draws batches of intact patches.
 
-    Parameters
-    ----------
-    tiles : pieces of sections
-    window_px : side of a patch
-    batch : patches a step
-    times : length of the schedule
-    seed : any integer
-    constant_share : share of patches that are noised all over; the rest keep known pixels, as in mending
-    resample_share : share of patches that are turned by any angle and scaled by 0.87 to 1.15; the rest keep the pixel grid, and with it
+    Parameters ---------- tiles : pieces of sections window_px : side of a patch batch : patches a step times : length
+    of the schedule seed : any integer constant_share : share of patches that are noised all over; the rest keep known
+    pixels, as in mending resample_share : share of patches that are turned by any angle and scaled by 0.87 to 1.15;
+    the rest keep the pixel grid, and with it
         the sharpness of the scanner
     """
 
@@ -88,7 +83,7 @@ class Patches:
         if rng.random() < self.resample_share and min(tile.intact.shape) >= self.window_px + 2 * margin:
             around = intact_square(rng, tile, self.window_px + 2 * margin)
             return turn(around, rng.uniform(0, 2 * np.pi), rng.uniform(0.87, 1.15), self.window_px)
-        square = np.rot90(intact_square(rng, tile, self.window_px), rng.integers(4), axes=(1, 2))
+        square = np.rot90(intact_square(rng, tile, self.window_px), int(rng.integers(4)), axes=(1, 2))
         return np.ascontiguousarray(square[:, ::-1] if rng.random() < 0.5 else square)
 
 

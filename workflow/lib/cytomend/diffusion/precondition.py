@@ -1,8 +1,8 @@
 """D, the denoiser: what the network's answer means. The only place that knows how F is parametrised.
 
-The contract with every sampler is one call, ``denoise(x, time) -> x0``, on values in [-1, 1] and a map of integer times.
-F answers with the velocity ``v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0`` (Salimans & Ho 2022, appendix D), which is as
-well conditioned at the clean end of the schedule as at the noisy one.
+The contract with every sampler is one call, ``denoise(x, time) -> x0``, on values in [-1, 1] and a map of integer
+times. F answers with the velocity ``v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0`` (Salimans & Ho 2022,
+appendix D), which is as well conditioned at the clean end of the schedule as at the noisy one.
 """
 
 from __future__ import annotations

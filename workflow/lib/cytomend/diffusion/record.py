@@ -1,6 +1,7 @@
 """The settings record of a checkpoint: what must be known to use a model, and where it came from. Needs no torch.
 
-The metadata of the safetensors file hold one JSON object under ``cytomend``. A file without it, or that does not fit it, is refused.
+The metadata of the safetensors file hold one JSON object under ``cytomend``. A file without it, or that does not fit
+it, is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ FORMAT = 1
 class UNetSettings:
     """The shape of a network; stands in every checkpoint.
 
-    ``widths`` are the channels of each resolution, each half the one before. ``stem`` folds squares of that many pixels into
-    channels before the first convolution, which divides the cost by its square. ``attention`` names the resolutions (0 is the
-    finest) with self-attention.
+    ``widths`` are the channels of each resolution, each half the one before. ``stem`` folds squares of that many
+    pixels into channels before the first convolution, which divides the cost by its square. ``attention`` names the
+    resolutions (0 is the finest) with self-attention.
     """
 
     channels: int = 1
@@ -34,6 +35,12 @@ class UNetSettings:
     attention: tuple[int, ...] = (2,)
     heads: int = 4
     embedding: int = 32
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> UNetSettings:
+        """Return settings from what JSON or YAML made of them."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        return cls(**fields)
 
     @property
     def divisor_px(self) -> int:
@@ -62,8 +69,7 @@ class ModelSettings:
         record = json.loads(text)
         if record.pop("format") != FORMAT:
             raise ValueError("unknown format")
-        unet = {k: tuple(v) if isinstance(v, list) else v for k, v in record.pop("unet").items()}
-        return cls(unet=UNetSettings(**unet), **record)
+        return cls(unet=UNetSettings.from_record(record.pop("unet")), **record)
 
 
 def load_settings(path: Path) -> ModelSettings:
@@ -87,7 +93,8 @@ def load_settings(path: Path) -> ModelSettings:
         return ModelSettings.from_json(metadata["cytomend"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: a safetensors file without a cytomend settings record ({error!r}); expected one written by `cytomend train`"
+            f"{path}: a safetensors file without a cytomend settings record ({error!r});"
+            " expected one written by `cytomend train`"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""The samplers: how unknown pixels are drawn, given a denoiser. Arithmetic only; each yields its states, the caller decides.
+"""The samplers: how unknown pixels are drawn, given a denoiser. Arithmetic only; the caller decides what to do.
 
-Every sampler works on arrays of one canvas, ``(n, C, h, w)``, with ``known`` marking the pixels that are given. It asks for
-noise by draw number, one field of the canvas a step: noise is added after the windows' predictions were fused, never in
-a window of its own, since averaging independently noised tiles shrinks their variance.
+Every sampler works on arrays of one canvas, ``(n, C, h, w)``, with ``known`` marking the pixels that are given. It
+asks for noise by draw number, one field of the canvas a step: noise is added after the windows' predictions were
+fused, never in a window of its own, since averaging independently noised tiles shrinks their variance.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def repaint(
 ) -> Iterator[Tensor]:
     """Inpaint by resampling with a network that knows nothing of masks (Lugmayr et al. 2022, Algorithm 1).
 
-    Algorithm 1 prints the known part's noise without the root; Eq. 8a, with sqrt(1 - alpha_bar), is what is meant and done.
+    Algorithm 1 prints the known part's noise without the root; Eq. 8a, with sqrt(1 - alpha_bar), is what is meant and
+    done.
 
     Parameters
     ----------
@@ -70,9 +71,10 @@ def repaint(
 def timemap(
     denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, times: list[int], noise: Noise
 ) -> Iterator[Tensor]:
-    """Inpaint with a network that sees known pixels clean, at time 0, and needs no resampling (TD-Paint, arXiv 2410.09306).
+    """Inpaint with a network that sees known pixels clean, at time 0 (TD-Paint, arXiv 2410.09306).
 
-    Ancestral steps from noise to image on the unknown pixels; parameters as in `repaint`, with ``times`` falling to 0.
+    No resampling is needed: ancestral steps from noise to image on the unknown pixels. Parameters as in `repaint`,
+    with ``times`` falling to 0.
     """
     x = torch.where(known, image, noise(0))
     for draw, (now, then) in enumerate(pairwise(times), start=1):

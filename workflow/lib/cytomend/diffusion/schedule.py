@@ -1,12 +1,14 @@
 """How much noise at each time, and the order in which a sampler visits the times. Data, with laws.
 
-Times are integers: 0 is the clean image, ``T`` (256 by default) is noise. ``alpha_bar[t]`` is the share of signal variance
-left at time ``t``, so that ``x_t = sqrt(alpha_bar[t]) x_0 + sqrt(1 - alpha_bar[t]) noise`` (Ho et al. 2020, Eq. 4).
+Times are integers: 0 is the clean image, ``T`` (256 by default) is noise. ``alpha_bar[t]`` is the share of signal
+variance left at time ``t``, so that ``x_t = sqrt(alpha_bar[t]) x_0 + sqrt(1 - alpha_bar[t]) noise`` (Ho et al. 2020,
+Eq. 4).
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,9 +50,9 @@ def strided_times(steps: int, times: int = TIMES) -> list[int]:
 def resampling_walk(steps: int, jump: int, resample: int) -> list[int]:
     """Return the walk of RePaint (Lugmayr et al. 2022, appendix B) as positions on a ladder of ``steps`` rungs.
 
-    The walk falls from ``steps`` to 0 by single rungs. On its way it climbs ``jump`` rungs back up, ``resample - 1`` times,
-    from each of the rungs 1, 1 + jump, 1 + 2 jump, ... that leave room below the top. Each move down costs a network call:
-    2,506 for (256, 10, 10), 2,410 for the released (250, 10, 10), 410 for (50, 10, 10).
+    The walk falls from ``steps`` to 0 by single rungs. On its way it climbs ``jump`` rungs back up, ``resample - 1``
+    times, from each of the rungs 1, 1 + jump, 1 + 2 jump, ... that leave room below the top. Each move down costs a
+    network call: 2,506 for (256, 10, 10), 2,410 for the released (250, 10, 10), 410 for (50, 10, 10).
 
     Examples
     --------
@@ -71,4 +73,4 @@ def resampling_walk(steps: int, jump: int, resample: int) -> list[int]:
 
 def network_calls(walk: list[int]) -> int:
     """Return how many moves of the walk go down, each of which asks the network once."""
-    return sum(then < now for now, then in zip(walk, walk[1:], strict=False))
+    return sum(then < now for now, then in pairwise(walk))

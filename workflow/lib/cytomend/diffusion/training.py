@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from cytomend.diffusion.checkpoint import save_tensors
+from cytomend.diffusion.checkpoint import channels_last, save_tensors
 from cytomend.diffusion.ema import Average
 from cytomend.diffusion.patches import Batch
 from cytomend.diffusion.precondition import Denoiser, velocity_loss
@@ -56,7 +56,7 @@ class Training:
     def __init__(self, unet: UNetSettings, settings: TrainingSettings, device: torch.device) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
-        self.denoiser = Denoiser(UNet(unet).to(memory_format=torch.channels_last), settings.times).to(device).train()
+        self.denoiser = Denoiser(channels_last(UNet(unet)), settings.times).to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
         )
@@ -87,12 +87,11 @@ class Training:
         """Return the denoiser with averaged weights, for sampling and validation."""
         network = UNet(self.network.settings)  # type: ignore[arg-type]
         network.load_state_dict(self.average.weights)
-        network = network.to(memory_format=torch.channels_last)
-        return Denoiser(network, self.settings.times).to(self.device).eval()
+        return Denoiser(channels_last(network), self.settings.times).to(self.device).eval()
 
     def save(self, path: Path) -> None:
         """Write all that resuming needs: weights, average, moments, step."""
-        tensors = {f"weights/{name}": p for name, p in self.network.named_parameters()}
+        tensors: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.network.named_parameters()}
         tensors |= {f"average/{name}": p for name, p in self.average.weights.items()}
         for name, p in self.network.named_parameters():
             for key, value in self.optimizer.state[p].items():
@@ -111,8 +110,8 @@ class Training:
             metadata = file.metadata()
             if metadata["settings"] != self._record():
                 raise InputError(
-                    f"{path}: saved by a training with other settings; expected {self._record()}, found {metadata['settings']}; "
-                    "give another --out, or delete the file to start anew"
+                    f"{path}: saved by a training with other settings; expected {self._record()},"
+                    f" found {metadata['settings']}; give another --out, or delete the file to start anew"
                 )
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         self.steps_done = int(metadata["steps_done"])

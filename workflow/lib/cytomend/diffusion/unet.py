@@ -1,8 +1,9 @@
 """F, the network: a residual U-Net with self-attention whose time is a map. Knows channels and times, no schedule.
 
-Time as a map (TD-Paint, arXiv 2410.09306; RAD, arXiv 2412.09191): each pixel is told its own noise level, so that one network
-serves as the unconditional DDPM (a constant map) and as an inpainter that sees known pixels clean (a map with zeros). Blocks
-after the residual and attention blocks of Dhariwal & Nichol (2021), with the time embedding of Ho et al. (2020) made spatial.
+Time as a map (TD-Paint, arXiv 2410.09306; RAD, arXiv 2412.09191): each pixel is told its own noise level, so that one
+network serves as the unconditional DDPM (a constant map) and as an inpainter that sees known pixels clean (a map with
+zeros). Blocks after the residual and attention blocks of Dhariwal & Nichol (2021), with the time embedding of Ho et
+al. (2020) made spatial.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Level(nn.Module):
 
 class TimeMap(nn.Module):
     """Embeds a map of times at every resolution of the U-Net."""
+
+    frequencies: Tensor
 
     def __init__(self, settings: UNetSettings) -> None:
         super().__init__()

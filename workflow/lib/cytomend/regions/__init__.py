@@ -1,0 +1,1 @@
+"""Where a section is damaged: masks, regions, the lattice of windows, the canvas of a region."""

@@ -1,4 +1,4 @@
-"""The canvas of one region: pixels and mask of its windows, read cell by cell, mirrored where windows reach outside the section."""
+"""The canvas of one region: pixels and mask of its windows, read by cells, mirrored outside the section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the regions of a section: connected components of the grown artefact mask, tile by tile, joined across tile borders.
+"""Find the regions of a section: connected components of the grown artefact mask, joined across tiles.
 
 Memory grows with the damage and one tile, never with the section.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import zarr
@@ -27,7 +28,8 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 class Region:
     """One connected component of the grown artefact mask.
 
-    ``box`` holds it; ``area_px`` counts its pixels; ``centre_px`` is their mean (y, x); ``cells`` (n, 2) are the lattice cells it touches.
+    ``box`` holds it; ``area_px`` counts its pixels; ``centre_px`` is their mean (y, x); ``cells`` (n, 2) are the
+    lattice cells it touches.
     """
 
     number: int
@@ -48,7 +50,7 @@ class _Parts:
     edges: dict[tuple[int, int], dict[str, NDArray[np.uint32]]] = field(default_factory=dict)
 
 
-def find_regions(mask: ArtefactMask, labels: zarr.Array, cell_px: int) -> list[Region]:
+def find_regions(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int) -> list[Region]:
     """Number the regions in reading order of their boxes and write their numbers into ``labels``.
 
     Parameters
@@ -78,7 +80,7 @@ def find_regions(mask: ArtefactMask, labels: zarr.Array, cell_px: int) -> list[R
     return regions
 
 
-def _label_tiles(mask: ArtefactMask, labels: zarr.Array, cell_px: int, parts: _Parts) -> Iterator[Box]:
+def _label_tiles(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int, parts: _Parts) -> Iterator[Box]:
     """Label each tile on its own, write provisional numbers, and yield the tiles that hold any."""
     for box in mask.candidate_boxes(TILE_PX):
         tile, found = ndimage.label(mask.read(box), EIGHT_NEIGHBOURS)
@@ -116,9 +118,9 @@ def _join(parts: _Parts) -> tuple[int, NDArray[np.int32]]:
         for neighbour, mine, theirs in (((row, column + 1), "right", "left"), ((row + 1, column), "bottom", "top")):
             if neighbour in parts.edges:
                 pairs.append(_touching(edges[mine], parts.edges[neighbour][theirs]))
-        for neighbour, mine, theirs in (((row + 1, column + 1), -1, 0), ((row + 1, column - 1), 0, -1)):
-            if neighbour in parts.edges:
-                pairs.append(np.array([[edges["bottom"][mine], parts.edges[neighbour]["top"][theirs]]], dtype=np.int64))
+        for corner, here, there in (((row + 1, column + 1), -1, 0), ((row + 1, column - 1), 0, -1)):
+            if corner in parts.edges:
+                pairs.append(np.array([[edges["bottom"][here], parts.edges[corner]["top"][there]]], dtype=np.int64))
     joined = np.concatenate(pairs)
     joined = joined[(joined > 0).all(axis=1)] - 1
     size = len(parts.boxes)

@@ -67,6 +67,10 @@ def select_classes(path: Path, features: list[Feature], include_classes: Sequenc
     """Keep the features of the named classes; None keeps all, with or without a class."""
     if include_classes is None:
         return features
+    if not include_classes:
+        raise InputError(
+            f"{path}: expected the classes that are damage, found an empty list; name one, or leave it out"
+        )
     found = {feature.class_name for feature in features if feature.class_name is not None}
     missing = [name for name in include_classes if name not in found]
     if missing:

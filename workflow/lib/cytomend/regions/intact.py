@@ -35,7 +35,8 @@ def intact_pieces(
     ]
     found = 0
     for i in np.random.default_rng(seed).permutation(len(corners)):
-        box = Box(*corners[i], corners[i][0] + piece_px, corners[i][1] + piece_px).intersect(within)
+        y, x = corners[i]
+        box = Box(y, x, y + piece_px, x + piece_px).intersect(within)
         intact = ~mask.read(box) if mask is not None else np.ones(box.shape, dtype=bool)
         if found < most and holds_window(intact, window_px):
             found += 1

@@ -1,8 +1,8 @@
 """The lattice of windows: where the network looks, and how much each look counts. Geometry only, no pixels.
 
-Windows of ``window_px`` stand at every multiple of ``stride_px`` from the section's origin, also where they reach outside. A *cell* is
-the largest square of which both are multiples: the unit in which a canvas is stored, so that the canvas of a long thin tear is
-as large as its windows, not as its bounding box.
+Windows of ``window_px`` stand at every multiple of ``stride_px`` from the section's origin, also where they reach
+outside. A *cell* is the largest square of which both are multiples: the unit in which a canvas is stored, so that the
+canvas of a long thin tear is as large as its windows, not as its bounding box.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Lattice:
     Raises
     ------
     ValueError
-        If the stride is less than half a window (more than two windows would meet on an axis) or more than a window, or if the
-        cells would not be multiples of four pixels, which the noise is drawn in.
+        If the stride is less than half a window (more than two windows would meet on an axis) or more than a window,
+        or if the cells would not be multiples of four pixels, which the noise is drawn in.
     """
 
     window_px: int
@@ -35,7 +35,8 @@ class Lattice:
     def __post_init__(self) -> None:
         if not self.window_px / 2 <= self.stride_px <= self.window_px:
             raise ValueError(
-                f"stride_px is {self.stride_px}, expected {self.window_px // 2} to {self.window_px} (half a window to a window)"
+                f"stride_px is {self.stride_px}, expected half a window to a window, "
+                f"{self.window_px // 2} to {self.window_px}"
             )
         if self.cell_px % 4:
             raise ValueError(f"window_px {self.window_px} and stride_px {self.stride_px} must both be multiples of 4")
@@ -91,9 +92,9 @@ class Lattice:
 class Layout:
     """How the cells of one canvas make up its windows, as index tables.
 
-    ``cells`` (k, 2): rows and columns on the section's lattice. ``members`` (n, s * s): for each window, its cells, row by row.
-    ``sources`` (k, 4): for each cell, the places ``window * s * s + part`` at which it occurs among the members; one past the last
-    where there are fewer than four.
+    ``cells`` (k, 2): rows and columns on the section's lattice. ``members`` (n, s * s): for each window, its cells,
+    row by row. ``sources`` (k, 4): for each cell, the places ``window * s * s + part`` at which it occurs among the
+    members; one past the last where there are fewer than four.
     """
 
     lattice: Lattice

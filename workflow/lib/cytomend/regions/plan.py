@@ -20,7 +20,7 @@ from cytomend.values import ValueRange
 
 @dataclass(frozen=True, slots=True)
 class SectionFacts:
-    """What every later stage must know of a section. ``mask_blake2b`` identifies the grown mask by its region numbers."""
+    """What every later stage must know of a section; ``mask_blake2b`` identifies the grown mask."""
 
     section: str
     shape: tuple[int, int]
@@ -112,7 +112,7 @@ class Plan:
     facts: SectionFacts
     regions: pd.DataFrame
     windows: pd.DataFrame
-    labels: zarr.Array
+    labels: zarr.Array[Any]
 
     @classmethod
     def read(cls, folder: Path) -> Plan:

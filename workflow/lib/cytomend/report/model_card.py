@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from pathlib import Path
 
 import jinja2
@@ -57,12 +58,8 @@ def sample(denoiser: Denoiser, x0: Tensor, known: Tensor, seed: int) -> Tensor:
     """Fill the unknown pixels of some windows, each on its own, (n, C, W, W), with the default `timemap` sampler."""
     generator = torch.Generator().manual_seed(seed)
     sampler = SAMPLERS["timemap"]
-    state = x0
-    for state in sampler.run(
-        denoiser, x0, known, denoiser.alpha_bar.double(), lambda _: torch.randn(x0.shape, generator=generator)
-    ):
-        pass
-    return state
+    noise = lambda _: torch.randn(x0.shape, generator=generator)  # noqa: E731
+    return deque(sampler.run(denoiser, x0, known, denoiser.alpha_bar.double(), noise), maxlen=1).pop()
 
 
 def _first(windows: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Put the mended regions of a section back and write its corrected pyramid.
 
-Streams the source once into an OME-Zarr 0.5 image (Zarr v3, sharded): levels ``0``, ``1``, ..., each the rounded 2 x mean of the one
-below, axes (y, x) or (c, y, x), scales in µm; ``labels/mended`` holds the region number of every generated pixel and 0 elsewhere. The
-attributes under ``cytomend`` say what was mended, by which model, from which source and mask.
+Streams the source once into an OME-Zarr 0.5 image (Zarr v3, sharded): levels ``0``, ``1``, ..., each the rounded 2 x
+mean of the one below, axes (y, x) or (c, y, x), scales in µm; ``labels/mended`` holds the region number of every
+generated pixel and 0 elsewhere. The attributes under ``cytomend`` say what was mended, by which model, from which
+source and mask.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class MendedCells:
 
     def __init__(self, stores: Sequence[zarr.Group], cell_px: int) -> None:
         self.cell_px = cell_px
-        self.pixels = [store["pixels"] for store in stores]
+        self.pixels: list[zarr.Array[Any]] = [store["pixels"] for store in stores]  # type: ignore[misc]
         self.corners = [np.asarray(store["corners"]) for store in stores]
         self.regions = [np.asarray(store["region"]) for store in stores]
 
@@ -70,7 +71,7 @@ class MendedCells:
         for store, corners, regions in zip(self.pixels, self.corners, self.regions, strict=True):
             low, high = np.array([box.y0, box.x0]) - self.cell_px, np.array([box.y1, box.x1])
             here = np.flatnonzero(((corners > low) & (corners < high)).all(axis=1))
-            cells = store.oindex[here] if len(here) else ()
+            cells = np.asarray(store.oindex[here, :, :, :]) if len(here) else ()
             for i, cell in zip(here, cells, strict=True):
                 pasted += self._paste_cell(cell, corners[i], int(regions[i]), pixels, labels, box)
         return pasted
@@ -126,8 +127,8 @@ def blend_section(
         )
         if counted.pasted != facts.masked_px:
             raise InputError(
-                f"{out}: the shards mend {counted.pasted} px, the plan asks for {facts.masked_px}; a shard store belongs to another plan: "
-                f"delete {', '.join(map(str, shards))} and run again"
+                f"{out}: the shards mend {counted.pasted} px, the plan asks for {facts.masked_px}; a store is"
+                f" of another plan: delete {', '.join(map(str, shards))} and run again"
             )
         labels = group.create_group("labels/mended")
         label_levels = write_levels(
@@ -171,8 +172,8 @@ def _open_store(path: Path) -> zarr.Group:
 
 def _describe(
     group: zarr.Group,
-    levels: list[zarr.Array],
-    label_levels: list[zarr.Array],
+    levels: list[zarr.Array[Any]],
+    label_levels: list[zarr.Array[Any]],
     plan: Plan,
     stores: list[zarr.Group],
     source: str,
@@ -197,7 +198,8 @@ def provenance(plan: Plan, stores: list[zarr.Group], source: str) -> dict[str, A
     made = [dict(store.attrs) for store in stores]
     if any(one != made[0] for one in made):
         raise InputError(
-            f"section {facts.section!r}: its shards were mended with different settings: {made}; delete them and run again"
+            f"section {facts.section!r}: its shards were mended with different settings: {made};"
+            " delete them and run again"
         )
     return {
         **made[0],

@@ -1,14 +1,13 @@
 """Mend one scan without a workflow: the same stages, the same pixels.
 
-Writes OUT.ome.zarr as `cytomend.stages.blend_section` does. What is finished of an interrupted run lies in a hidden folder beside OUT, is used by the
-next run, and is removed at the end.
+Writes OUT.ome.zarr as `cytomend.stages.blend_section` does. What is finished of an interrupted run lies in a hidden
+folder beside OUT, is used by the next run, and is removed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-
 from pathlib import Path
 
 from cytomend.errors import InputError

@@ -1,6 +1,7 @@
 """Mend the regions of one shard.
 
-Reads source pixels, the plan and a checkpoint, and writes one Zarr group whose arrays hold the mended cells of the section's lattice:
+Reads source pixels, the plan and a checkpoint, and writes one Zarr group whose arrays hold the mended cells of the
+section's lattice:
 
 | array | dimensions | what |
 |---|---|---|
@@ -8,7 +9,8 @@ Reads source pixels, the plan and a checkpoint, and writes one Zarr group whose 
 | ``corners`` | (cell, 2) | absolute (y, x) pixel of the cell's corner |
 | ``region`` | (cell,) | region number |
 
-Its attributes are the provenance: model, checkpoint hash, sampler, seed. A killed job keeps its finished regions, and the next one continues.
+Its attributes are the provenance: model, checkpoint hash, sampler, seed. A killed job keeps its finished regions, and
+the next one continues.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import logging
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -140,7 +143,7 @@ def _mend_one(mend_region: Callable[[int], dict[str, NDArray[Any]]], region: int
     except Exception:
         log.exception("section %s, region %d: failed", section, region)
         raise
-    write_whole(done / f"{region}.npz", lambda path: np.savez(path, **arrays))
+    write_whole(done / f"{region}.npz", lambda path: np.savez(path, allow_pickle=False, **arrays))
     log.info("section %s, region %d: mended in %.1f s", section, region, time.monotonic() - since)
 
 
@@ -156,7 +159,7 @@ def _region_mender(
         )
     denoise_windows = window_denoiser(denoiser, machine.device, batch=machine.batch_windows, threads=machine.threads)
     image = open_image(image_path)
-    windows_of: dict[int, pd.DataFrame] = dict(list(plan.windows.groupby("region")))
+    windows_of: dict[Any, pd.DataFrame] = dict(iter(plan.windows.groupby("region")))
     sampler = settings.choose()
 
     def mend_region(region: int) -> dict[str, NDArray[Any]]:
@@ -206,7 +209,6 @@ def fill(
         torch.from_numpy(table).to(device) for table in (layout.members, layout.sources, layout.lattice.weights())
     )
     corners = torch.from_numpy(layout.corners_px).to(device)
-    state = given
     states = sampler.run(
         denoise=FusedDenoiser(denoise_windows, *tables),
         image=given,
@@ -214,9 +216,7 @@ def fill(
         alpha_bar=cosine_alpha_bar().to(device),
         noise=PlaceNoise(seed, corners, layout.lattice.cell_px, image.shape[1]),
     )
-    for state in states:
-        pass
-    return state.cpu().numpy()
+    return deque(states, maxlen=1).pop().cpu().numpy()
 
 
 def _provenance(model: Path, settings: MendSettings) -> dict[str, Any]:

@@ -4,10 +4,13 @@ Reads the image's header and the annotation, and writes into the folder of the p
 
 | file | what |
 |---|---|
-| ``section.json`` | facts: shape (px), channels, dtype, pixel size (µm), value range, lattice, masked pixels, warnings |
-| ``regions.parquet`` | one row a region: ``region`` number, ``shard``, box ``y0_px x0_px y1_px x1_px`` (half open), centre ``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` |
+| ``section.json`` | facts: shape (px), channels, dtype, pixel size (µm), value range, lattice, warnings |
+| ``regions.parquet`` | one row a region, see below |
 | ``windows.parquet`` | one row a window of a region: ``region``, and ``row``, ``column`` on the section's lattice |
 | ``labels.zarr`` | (y, x) uint32, the region number of each pixel, 0 where nothing is mended |
+
+Columns of ``regions.parquet``: ``region`` number, ``shard``, box ``y0_px x0_px y1_px x1_px`` (half open), centre
+``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` (of the section).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import logging
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -90,7 +94,8 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
         masked_px = sum(region.area_px for region in regions)
         if masked_px == image.shape[0] * image.shape[1]:
             raise InputError(
-                f"section {settings.section!r}: {annotation} (grown by {settings.grow_px} px) covers all of {image_path}; nothing intact is left to mend from"
+                f"section {settings.section!r}: {annotation} (grown by {settings.grow_px} px) covers all"
+                f" of {image_path}; nothing intact is left to mend from"
             )
         facts = SectionFacts(
             section=settings.section,
@@ -118,8 +123,8 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
 def value_range(image: SectionImage, mask: ArtefactMask) -> ValueRange:
     """Return the values that mean black and white.
 
-    All of its range for 8 bit. For 16 bit, of which scanners use a part, the 0.1 and 99.9 percentile of intact blocks spread over
-    the section, widened by a twentieth.
+    All of its range for 8 bit. For 16 bit, of which scanners use a part, the 0.1 and 99.9 percentile of intact blocks
+    spread over the section, widened by a twentieth.
     """
     if image.dtype == np.uint8:
         return 0.0, 255.0
@@ -127,7 +132,7 @@ def value_range(image: SectionImage, mask: ArtefactMask) -> ValueRange:
     chosen = [tiles[i] for i in np.linspace(0, len(tiles) - 1, min(SAMPLED_BLOCKS, len(tiles))).astype(int)]
     values = np.concatenate([image.read(box)[:, ~mask.read(box)].reshape(-1) for box in chosen])
     if not len(values):
-        return 0.0, float(np.iinfo(image.dtype).max)  # type: ignore[type-var]
+        return 0.0, float(np.iinfo(image.dtype).max)
     low, high = (float(v) for v in np.percentile(values, [0.1, 99.9]))
     margin = max((high - low) / 20, 1.0)
     return max(low - margin, 0.0), high + margin
@@ -153,8 +158,9 @@ def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
     ratio = settings.pixel_size_um / settings.model_pixel_size_um
     if not 1 / PIXEL_SIZE_TOLERANCE <= ratio <= PIXEL_SIZE_TOLERANCE:
         raise InputError(
-            f"{where}: pixel_size_um is {settings.pixel_size_um:g}, the model was trained at {settings.model_pixel_size_um:g} µm "
-            f"(up to a factor of {PIXEL_SIZE_TOLERANCE} is accepted); resample the image, or choose or train a model of that pixel size"
+            f"{where}: pixel_size_um is {settings.pixel_size_um:g}, the model was trained at"
+            f" {settings.model_pixel_size_um:g} µm (up to a factor of {PIXEL_SIZE_TOLERANCE} is accepted);"
+            " resample the image, or choose or train a model of that pixel size"
         )
 
 
@@ -163,11 +169,12 @@ def _pixel_size_warnings(image: SectionImage, settings: PlanSettings) -> list[st
     if found is None or abs(found / settings.pixel_size_um - 1) < 0.02:
         return []
     return [
-        f"{image.path}: its metadata give {found:g} µm a pixel, the sheet {settings.pixel_size_um:g}; the sheet was followed"
+        f"{image.path}: its metadata give {found:g} µm a pixel, the sheet {settings.pixel_size_um:g};"
+        " the sheet was followed"
     ]
 
 
-def _mask_hash(mask: ArtefactMask, labels: zarr.Array) -> str:
+def _mask_hash(mask: ArtefactMask, labels: zarr.Array[Any]) -> str:
     """Return the identity of the grown mask: a hash over its region numbers, tile by tile."""
     digest = blake2b(digest_size=16)
     for box in mask.candidate_boxes(TILE_PX):

@@ -57,7 +57,7 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
         If the file or a source of it cannot be used, or ``out`` holds a training with other settings.
     """
     settings = read_yaml(config, "train")
-    unet = UNetSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings["network"].items()})
+    unet = UNetSettings.from_record(settings["network"])
     if settings["window_px"] % unet.divisor_px:
         raise InputError(
             f"{config}: window_px is {settings['window_px']}, expected a multiple of {unet.divisor_px} for this network"
@@ -142,7 +142,8 @@ def _scan_tiles(source: dict[str, Any], settings: dict[str, Any]) -> list[Tile]:
     image = open_image(Path(source["image"]))
     if image.channels != settings["network"]["channels"]:
         raise InputError(
-            f"{image.path}: has {image.channels} channels, expected {settings['network']['channels']} (network.channels of the training file)"
+            f"{image.path}: has {image.channels} channels, expected"
+            f" {settings['network']['channels']} (network.channels of the training file)"
         )
     mask = open_mask(Path(source["annotation"]), image.shape) if "annotation" in source else None
     within = Box(*source.get("box", (0, 0, *image.shape))).clip(image.shape)

@@ -1,0 +1,1 @@
+"""Files: images in, pyramids out, nothing half-written."""

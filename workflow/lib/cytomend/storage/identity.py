@@ -141,8 +141,7 @@ def _is_young(path: Path) -> bool:
 
 def _load(cache_file: Path) -> _Entries:
     try:
-        facts = cache_file.stat()
-        seen = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        seen = _seen(cache_file)
         known = _read_caches.get(cache_file)
         if known is not None and known[0] == seen:
             return known[1]
@@ -156,6 +155,11 @@ def _load(cache_file: Path) -> _Entries:
     return entries
 
 
+def _seen(cache_file: Path) -> tuple[int, int, int]:
+    facts = cache_file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 def _entries(data: bytes) -> _Entries:
     cache = json.loads(data)
     entries = cache.get("entries") if isinstance(cache, dict) and cache.get("version") == _CACHE_VERSION else None
@@ -167,16 +171,18 @@ def _entries(data: bytes) -> _Entries:
 def _store(cache_file: Path, key: str, entry: dict[str, Any]) -> None:
     """Add one entry to what the cache holds now, and put the new cache in its place in one step."""
     entries = {**_load(cache_file), key: entry}
-    text = json.dumps({"version": _CACHE_VERSION, "entries": entries}, indent=0, sort_keys=True)
+    text = json.dumps({"version": _CACHE_VERSION, "entries": entries})
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, beside = tempfile.mkstemp(prefix=f".{cache_file.name}.", dir=cache_file.parent)
         try:
             with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - it is a descriptor, not a path
                 file.write(text)
+            seen = _seen(Path(beside))  # what stat will say of the cache, unless another process replaces it again
             os.replace(beside, cache_file)  # noqa: PTH105 - as said above
         except BaseException:
             Path(beside).unlink(missing_ok=True)
             raise
+        _read_caches[cache_file] = (seen, entries)
     except OSError as error:
         log.warning("%s cannot be written, so files will be read again next time: %s", cache_file, error)

@@ -1,8 +1,8 @@
 """Results appear whole or not at all: written beside their place, renamed into it, guarded by a manifest of checksums.
 
-A folder ``plan`` has its manifest beside it, ``plan.manifest.json``; ``7.zarr`` has ``7.manifest.json``. The manifest is written last, so that
-a result without one is unfinished, and it is small, so that the workflow compares it by content. The checksum of every file stands in
-``checksums.tsv`` inside the folder.
+A folder ``plan`` has its manifest beside it, ``plan.manifest.json``; ``7.zarr`` has ``7.manifest.json``. The manifest
+is written last, so that a result without one is unfinished, and it is small, so that the workflow compares it by
+content. The checksum of every file stands in ``checksums.tsv`` inside the folder.
 """
 
 from __future__ import annotations
@@ -100,10 +100,8 @@ def read_manifest(manifest: Path) -> dict[str, Any]:
 def damaged_files(folder: Path) -> list[str]:
     """Return the files of a published folder that are missing or altered since it was written, by their checksums."""
     lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
-    expected = dict(reversed(line.split("\t", 1)) for line in lines)
-    return [
-        name for name, digest in expected.items() if not (folder / name).is_file() or _sha256(folder / name) != digest
-    ]
+    expected = (line.split("\t", 1) for line in lines)
+    return [name for digest, name in expected if not (folder / name).is_file() or _sha256(folder / name) != digest]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -127,7 +125,8 @@ def told_if_disk_is_full(path: Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             free = shutil.disk_usage(_existing(path)).free
             raise ResourceError(
-                f"{path}: the disk is full ({free / 1e6:.0f} MB free at {_existing(path)}); free some space and run again, finished regions are kept"
+                f"{path}: the disk is full ({free / 1e6:.0f} MB free at"
+                f" {_existing(path)}); free some space and run again, finished regions are kept"
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise ResourceError(

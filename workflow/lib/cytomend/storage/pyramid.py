@@ -1,7 +1,7 @@
 """The corrected section on disk: OME-Zarr 0.5 (Zarr v3, sharded), streamed level by level, with the label `mended`.
 
-Level 0 arrives as shard-aligned boxes; every further level is built from the one below, so that no more than a few shards
-are in memory. Exactly one process writes a store.
+Level 0 arrives as shard-aligned boxes; every further level is built from the one below, so that no more than a few
+shards are in memory. Exactly one process writes a store.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def write_levels(
     grid: Grid,
     base: Iterable[tuple[Box, Pixels]],
     halve: Callable[[Pixels], Pixels],
-) -> list[zarr.Array]:
+) -> list[zarr.Array[Any]]:
     """Write level 0 from boxes and the levels above it; return the arrays.
 
     Parameters
@@ -84,7 +84,7 @@ def write_levels(
     base : boxes of `shard_boxes` with their pixels, (h, w) or (C, h, w); boxes left out stay zero
     halve : how four pixels become one
     """
-    arrays = []
+    arrays: list[zarr.Array[Any]] = []
     for level, (height, width) in enumerate(level_shapes(*shape, grid.chunk_px)):
         side = grid.shard_for(height, width)
         lead = () if channels is None else (channels,)
@@ -113,14 +113,15 @@ def shard_boxes(shape: tuple[int, int], grid: Grid) -> Iterable[Box]:
 
 
 def _halved(
-    below: zarr.Array, array: zarr.Array, side: int, halve: Callable[[Pixels], Pixels]
+    below: zarr.Array[Any], array: zarr.Array[Any], side: int, halve: Callable[[Pixels], Pixels]
 ) -> Iterable[tuple[Box, Pixels]]:
     for box in Box(0, 0, *array.shape[-2:]).tiles(side):
-        source = Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1).clip(below.shape[-2:])
+        height, width = below.shape[-2:]
+        source = Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1).clip((height, width))
         yield box, halve(np.asarray(below[(..., *source.slices)]))
 
 
-def multiscales(name: str, arrays: list[zarr.Array], pixel_size_um: float, downscaling: str) -> dict[str, Any]:
+def multiscales(name: str, arrays: list[zarr.Array[Any]], pixel_size_um: float, downscaling: str) -> dict[str, Any]:
     """Return the multiscales entry of OME-Zarr 0.5: axes in µm, and where each level's pixels lie."""
     coloured = arrays[0].ndim == 3
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if coloured else []

@@ -1,0 +1,22 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/mend.smk"
+include: "workflow/rules/blend.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    """Every section corrected, with its page, and the page of the whole run."""
+    default_target: True
+    input:
+        expand("results/{section}/corrected.manifest.json", section=SECTIONS),
+        expand("results/{section}/report/index.html", section=SECTIONS),
+        "results/brain/report/index.html",

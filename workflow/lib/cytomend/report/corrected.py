@@ -1,0 +1,79 @@
+"""The corrected section as a report reads it: a pyramid of pixels and of region numbers, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.regions.plan import SectionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedSection:
+    """An opened corrected section.
+
+    Attributes
+    ----------
+    levels : of pixels, (H, W) or (C, H, W), each half the one before
+    labels : of region numbers, (H, W) uint32, at the same levels
+    provenance : what `cytomend.stages.blend_section` wrote down
+    """
+
+    levels: tuple[zarr.Array, ...]
+    labels: tuple[zarr.Array, ...]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, facts: SectionFacts) -> CorrectedSection:
+        """Open the corrected section that was made by a plan.
+
+        Raises
+        ------
+        InputError
+            If it is no corrected section, or belongs to another plan.
+        """
+        try:
+            group = zarr.open_group(path, mode="r")
+            provenance = dict(group.attrs["cytomend"])
+            levels, labels = _levels(group), _levels(group["labels/mended"])
+            mask, shape = provenance["mask_blake2b"], levels[0].shape[-2:]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: expected a corrected section written by `cytomend blend-section` ({error!r}); write it again"
+            ) from error
+        if mask != facts.mask_blake2b or shape != facts.shape or len(levels) != len(labels):
+            raise InputError(
+                f"{path}: expected the section mended by this plan ({facts.shape} px, mask {facts.mask_blake2b}), "
+                f"found {shape} px, mask {mask}; run `cytomend blend-section` again"
+            )
+        return cls(levels, labels, provenance)
+
+    def read(self, box: Box, level: int = 0) -> NDArray[Any]:
+        """Return (C, h, w) pixels of a box of a level."""
+        pixels = np.asarray(self.levels[level][(..., *box.slices)])
+        return pixels if pixels.ndim == 3 else pixels[np.newaxis]
+
+    def read_labels(self, box: Box, level: int = 0) -> NDArray[np.uint32]:
+        """Return (h, w) region numbers of a box of a level."""
+        return np.asarray(self.labels[level][box.slices])
+
+    def level_for(self, longest_px: int) -> int:
+        """Return the smallest level whose longer side is no shorter than this; level 0 if there is none."""
+        large = [level for level, array in enumerate(self.levels) if max(array.shape[-2:]) >= longest_px]
+        return max(large, default=0)
+
+    def whole(self, level: int) -> Box:
+        """Return the box of all of a level."""
+        return Box(0, 0, *self.levels[level].shape[-2:])
+
+
+def _levels(group: zarr.Group) -> tuple[zarr.Array, ...]:
+    paths = [dataset["path"] for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]]
+    return tuple(group[path] for path in paths)

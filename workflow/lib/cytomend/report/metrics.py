@@ -1,0 +1,125 @@
+"""The numbers of one section, as ``metrics.json`` beside its page and as a row of the brain's table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cytomend.errors import InputError
+from cytomend.regions.plan import SectionFacts
+from cytomend.report.regions import RegionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class SectionMetrics:
+    """The numbers of a section; units in `cytomend.stages.report_section`."""
+
+    section: str
+    stain: str
+    shape: tuple[int, int]
+    channels: int
+    dtype: str
+    pixel_size_um: float
+    regions: int
+    windows: int
+    mended_px: int
+    mended_share: float
+    mended_mm2: float
+    largest_region_um2: float
+    model: str
+    checkpoint_sha256: str
+    sampler: str
+    sampler_steps: int
+    sampler_jump: int
+    sampler_resample: int
+    network_calls: int
+    seed: int
+    grow_px: int
+    window_px: int
+    stride_px: int
+    source_blake2b: str
+    mask_blake2b: str
+    cytomend: str
+    warnings: tuple[str, ...]
+    thumbnail: str
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read ``metrics.json``.
+
+        Raises
+        ------
+        InputError
+            If it is missing, damaged, or of another version.
+        """
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            height, width = record["shape"]
+            return cls(**{**record, "shape": (height, width), "warnings": tuple(record["warnings"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: expected the metrics of a section ({error}); write them again with `cytomend report-section`"
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Write ``metrics.json``."""
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+MADE_BY = (
+    "model",
+    "checkpoint_sha256",
+    "sampler",
+    "sampler_steps",
+    "sampler_jump",
+    "sampler_resample",
+    "network_calls",
+    "seed",
+    "source_blake2b",
+    "cytomend",
+)
+"""What the metrics take from the provenance."""
+
+
+def measure(
+    facts: SectionFacts,
+    regions: list[RegionFacts],
+    provenance: dict[str, Any],
+    warnings: tuple[str, ...],
+    thumbnail: str,
+) -> SectionMetrics:
+    """Return the numbers of a section.
+
+    Raises
+    ------
+    InputError
+        If the provenance lacks an entry.
+    """
+    if missing := [key for key in MADE_BY if key not in provenance]:
+        raise InputError(
+            f"section {facts.section!r}: the corrected section does not say its {', '.join(missing)}; mend it again"
+        )
+    height, width = facts.shape
+    return SectionMetrics(
+        section=facts.section,
+        stain=facts.stain,
+        shape=facts.shape,
+        channels=facts.channels,
+        dtype=facts.dtype,
+        pixel_size_um=facts.pixel_size_um,
+        regions=len(regions),
+        windows=sum(region.windows for region in regions),
+        mended_px=facts.masked_px,
+        mended_share=facts.masked_px / (height * width),
+        mended_mm2=facts.masked_px * facts.pixel_size_um**2 / 1e6,
+        largest_region_um2=max((region.area_um2 for region in regions), default=0.0),
+        grow_px=facts.grow_px,
+        window_px=facts.window_px,
+        stride_px=facts.stride_px,
+        mask_blake2b=facts.mask_blake2b,
+        warnings=warnings,
+        thumbnail=thumbnail,
+        **{key: provenance[key] for key in MADE_BY},
+    )

@@ -1,0 +1,178 @@
+"""Write the table and the page of all sections.
+
+Reads the ``metrics.json`` of every section and writes ``metrics.tsv``, tab-separated with a header, one row a section in the order given, and one
+page with a link to every section's page. Columns, always in this order:
+
+| column | unit | what |
+|---|---|---|
+| ``section``, ``stain`` | | from the sheet of sections |
+| ``height_px``, ``width_px`` | px | size of the scan |
+| ``channels``, ``dtype`` | | of the scan |
+| ``pixel_size_um`` | µm | side of a pixel |
+| ``regions``, ``windows`` | | mended regions, and windows of the network laid over them |
+| ``mended_px`` | px | generated pixels |
+| ``mended_share`` | of 1 | their share of all pixels |
+| ``mended_mm2`` | mm² | their area |
+| ``largest_region_um2`` | µm² | area of the largest region, 0 without any |
+| ``model``, ``checkpoint_sha256`` | | the network |
+| ``sampler``, ``sampler_steps``, ``sampler_jump``, ``sampler_resample`` | | how it drew |
+| ``network_calls`` | | calls a window |
+| ``seed`` | | of the noise |
+| ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
+| ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
+| ``cytomend`` | | version that mended |
+| ``warnings`` | | sentences, parted by `` | `` |
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cytomend.errors import InputError
+from cytomend.report.metrics import SectionMetrics
+from cytomend.report.pages import write_page
+from cytomend.storage.publish import write_whole
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = "brain.html.j2"
+COLUMNS = (
+    "section",
+    "stain",
+    "height_px",
+    "width_px",
+    "channels",
+    "dtype",
+    "pixel_size_um",
+    "regions",
+    "windows",
+    "mended_px",
+    "mended_share",
+    "mended_mm2",
+    "largest_region_um2",
+    "model",
+    "checkpoint_sha256",
+    "sampler",
+    "sampler_steps",
+    "sampler_jump",
+    "sampler_resample",
+    "network_calls",
+    "seed",
+    "grow_px",
+    "window_px",
+    "stride_px",
+    "source_blake2b",
+    "mask_blake2b",
+    "cytomend",
+    "warnings",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Numbers over all sections; ``settings`` are the different ways of mending, each with its number of sections."""
+
+    sections: int
+    mended_sections: int
+    regions: int
+    mended_px: int
+    mended_share: float
+    mended_mm2: float
+    warned_sections: int
+    settings: list[tuple[str, int]]
+
+
+def summarise_brain(metrics: Sequence[Path], pages: Sequence[Path], out_table: Path, out_page: Path) -> Path:
+    """Join the numbers of all sections into a table and a page; return the page.
+
+    Parameters
+    ----------
+    metrics, pages : of each section, in the same order
+    out_table, out_page : the table and the page
+
+    Raises
+    ------
+    InputError
+        If metrics and pages do not pair, a file is damaged, or a section occurs twice.
+    """
+    if len(metrics) != len(pages):
+        raise InputError(f"expected a page for each of the {len(metrics)} metrics, found {len(pages)} pages")
+    sections = [SectionMetrics.read(path) for path in metrics]
+    _refuse_doubles(sections, metrics)
+    write_whole(out_table, lambda path: _write_table(path, sections))
+    rows = ((section, link(page, out_page)) for section, page in zip(sections, pages, strict=True))
+    write_page(TEMPLATE, out_page, totals=total(sections), rows=rows, table=link(out_table, out_page))
+    log.info("%d sections: %s, %s", len(sections), out_table, out_page)
+    return out_page
+
+
+def total(sections: Sequence[SectionMetrics]) -> Totals:
+    """Return the numbers over all sections."""
+    mended_px = sum(section.mended_px for section in sections)
+    all_px = sum(section.shape[0] * section.shape[1] for section in sections)
+    ways = Counter(
+        f"{section.model} ({section.checkpoint_sha256[:12]}), {section.sampler}, {section.sampler_steps} steps"
+        for section in sections
+    )
+    return Totals(
+        sections=len(sections),
+        mended_sections=sum(section.regions > 0 for section in sections),
+        regions=sum(section.regions for section in sections),
+        mended_px=mended_px,
+        mended_share=mended_px / all_px if all_px else 0.0,
+        mended_mm2=sum(section.mended_mm2 for section in sections),
+        warned_sections=sum(bool(section.warnings) for section in sections),
+        settings=ways.most_common(),
+    )
+
+
+def link(target: Path, page: Path) -> str:
+    """Return the relative address of a file as a page's link: the folder of results may be moved as a whole."""
+    return quote(Path(os.path.relpath(target, page.parent)).as_posix())
+
+
+def _write_table(path: Path, sections: Iterable[SectionMetrics]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+        table.writeheader()
+        table.writerows(_row(section) for section in sections)
+
+
+def _row(section: SectionMetrics) -> dict[str, Any]:
+    height_px, width_px = section.shape
+    record = {**asdict(section), "height_px": height_px, "width_px": width_px, "warnings": " | ".join(section.warnings)}
+    # A tab or a line break in a name would shift the cells behind it.
+    return {key: " ".join(str(record[key]).split()) for key in COLUMNS}
+
+
+def _refuse_doubles(sections: Sequence[SectionMetrics], metrics: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for section, path in zip(sections, metrics, strict=True):
+        if section.section in seen:
+            raise InputError(
+                f"{path}: section {section.section!r} stands in {seen[section.section]} already; give each section once"
+            )
+        seen[section.section] = path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line; ``@FILE`` stands for the lines of a file, as thousands of paths are too long for a shell."""
+    parser.fromfile_prefix_chars = "@"
+    parser.add_argument("--metrics", type=Path, nargs="+", required=True, help="metrics.json of every section, or @FILE with a path a line")
+    parser.add_argument("--pages", type=Path, nargs="+", required=True, help="page of every section, in the same order, or @FILE")
+    parser.add_argument("--out-table", type=Path, required=True, help="table of all sections (.tsv)")
+    parser.add_argument("--out-page", type=Path, required=True, help="page of all sections (.html)")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    print(summarise_brain(args.metrics, args.pages, args.out_table, args.out_page))

@@ -1,0 +1,34 @@
+"""Put the section together again.
+
+Streams the scan once, with the mended cells of all shards in their places, into an OME-Zarr pyramid with the label `mended`.
+"""
+
+
+rule blend_section:
+    """Write the corrected pyramid of a section."""
+    input:
+        plan=rules.plan_section.output.manifest,
+        shards=shard_manifests,
+        image=image,
+    output:
+        manifest="results/{section}/corrected.manifest.json",
+        corrected=directory("results/{section}/corrected.ome.zarr"),
+    log:
+        "logs/blend_section/{section}.log",
+    benchmark:
+        "benchmarks/blend_section/{section}.tsv"
+    conda:
+        "../../envs/cytomend.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        image=image_content,
+        stores=shard_stores,
+        settings=one_line(CONFIG["pyramid"]),
+        code=fingerprint("cytomend.stages.blend_section"),
+    shell:
+        "python -m cytomend blend-section --image {input.image:q} --plan results/{wildcards.section}/plan"
+        " --shards {params.stores:q} --settings {params.settings:q} --source {params.image}"
+        " --out {output.corrected:q} &> {log:q}"

@@ -1,0 +1,60 @@
+"""Show what was done.
+
+Reads scan, plan and corrected pyramid; writes one page a section that opens from disk, its metrics, and the page and table of all sections.
+"""
+
+
+rule report_section:
+    """Write the page of a section."""
+    input:
+        plan=rules.plan_section.output.manifest,
+        corrected=rules.blend_section.output.manifest,
+        image=image,
+    output:
+        page="results/{section}/report/index.html",
+        metrics="results/{section}/report/metrics.json",
+    log:
+        "logs/report_section/{section}.log",
+    benchmark:
+        "benchmarks/report_section/{section}.tsv"
+    conda:
+        "../../envs/cytomend.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        image=image_content,
+        settings=one_line(CONFIG["report"]),
+        code=fingerprint("cytomend.stages.report_section"),
+        templates=templates("section.html.j2", "page.css", "page.js"),
+    shell:
+        "python -m cytomend report-section --image {input.image:q} --plan results/{wildcards.section}/plan"
+        " --corrected results/{wildcards.section}/corrected.ome.zarr --settings {params.settings:q}"
+        " --out {output.page:q} &> {log:q}"
+
+
+rule summarise_brain:
+    """Write the table and the page of all sections."""
+    input:
+        metrics=expand("results/{section}/report/metrics.json", section=SECTIONS),
+    output:
+        table="results/brain/metrics.tsv",
+        page="results/brain/report/index.html",
+    log:
+        "logs/summarise_brain.log",
+    benchmark:
+        "benchmarks/summarise_brain.tsv"
+    conda:
+        "../../envs/cytomend.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        pages=expand("results/{section}/report/index.html", section=SECTIONS),
+        code=fingerprint("cytomend.stages.summarise_brain"),
+        templates=templates("brain.html.j2", "page.css", "page.js"),
+    shell:
+        "python -m cytomend summarise-brain --metrics {input.metrics:q} --pages {params.pages:q}"
+        " --out-table {output.table:q} --out-page {output.page:q} &> {log:q}"
