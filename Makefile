@@ -1,6 +1,6 @@
 # make demo: two phantom sections, mended.   make test: lint, types, dry runs and all tests.
 # Both set up .venv themselves and reuse it while envs/requirements.lock and pyproject.toml stay as they are.
-.PHONY: demo test lint format setup lock phantoms clean
+.PHONY: demo pictures test lint format setup lock phantoms clean
 .NOTPARALLEL:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -25,6 +25,9 @@ phantoms: setup
 demo: phantoms
 	snakemake --configfile config/demo.yaml --cores all
 	@echo; echo "Open the report:  $(CURDIR)/results/brain/report/index.html"
+
+pictures: demo
+	python docs/before_after.py demo/phantom-1/section.tif results/phantom-1/corrected.ome.zarr docs/images/before-after.png --box 300 300 760 760 --outline
 
 test: lint
 	pytest

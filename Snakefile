@@ -17,6 +17,7 @@ rule all:
     """Every section corrected, with its page, and the page of the whole run."""
     default_target: True
     input:
-        expand("results/{section}/corrected.manifest.json", section=SECTIONS),
-        expand("results/{section}/report/index.html", section=SECTIONS),
+        expand("results/{section}/corrected.ome.zarr", section=sorted(SECTIONS)),
+        expand("results/{section}/corrected.manifest.json", section=sorted(SECTIONS)),
+        expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
         "results/brain/report/index.html",

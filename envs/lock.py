@@ -1,4 +1,4 @@
-"""Resolve the exact versions of everything: ``make lock``. Writes requirements.lock and, from it, cytomend.yaml for conda users."""
+"""Resolve the exact versions of everything (``make lock``): requirements.lock, and from it cytomend.yaml for conda."""
 
 import subprocess
 import sys
@@ -33,6 +33,10 @@ def conda_environment(lock: str) -> str:
 if __name__ == "__main__":
     options = ["--extra=dev", "--strip-extras", "--allow-unsafe", "--no-header", "--no-emit-index-url"]
     options += ["--no-emit-find-links", "--no-emit-trusted-host", "--no-emit-options", "--quiet", *sys.argv[1:]]
-    subprocess.run([sys.executable, "-m", "piptools", "compile", *options, f"--output-file={LOCK}", "pyproject.toml"], check=True, cwd=HERE.parent)
+    subprocess.run(
+        [sys.executable, "-m", "piptools", "compile", *options, f"--output-file={LOCK}", "pyproject.toml"],
+        check=True,
+        cwd=HERE.parent,
+    )
     LOCK.write_text(portable(LOCK.read_text()))
     CONDA.write_text(conda_environment(LOCK.read_text()))

@@ -105,6 +105,9 @@ const cards = all('.card');
 const bar = one('.toolbar');
 const place = one('#place');
 
+// What is jumped to must not end up under the bar, which is as high as its lines.
+if (bar) new ResizeObserver(() => root.style.setProperty('--bar', `${bar.offsetHeight}px`)).observe(bar);
+
 function barBottom() {
   return bar ? bar.getBoundingClientRect().bottom : 0;
 }

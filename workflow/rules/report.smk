@@ -37,7 +37,7 @@ rule report_section:
 rule summarise_brain:
     """Write the table and the page of all sections."""
     input:
-        metrics=expand("results/{section}/report/metrics.json", section=SECTIONS),
+        metrics=expand("results/{section}/report/metrics.json", section=sorted(SECTIONS)),
     output:
         table="results/brain/metrics.tsv",
         page="results/brain/report/index.html",
@@ -52,7 +52,7 @@ rule summarise_brain:
         mem_mb=4000,
         runtime=30,
     params:
-        pages=expand("results/{section}/report/index.html", section=SECTIONS),
+        pages=expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
         code=fingerprint("cytomend.stages.summarise_brain"),
         templates=templates("brain.html.j2", "page.css", "page.js"),
     shell:

@@ -52,6 +52,9 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
             raise InputError(
                 f"{where}: section {name!r} stands in row {earlier} already; names must be unique, whatever their case"
             )
+        for column in ("image", "annotation"):
+            if not Path(row[column]).exists():
+                raise InputError(f"{where}: {column} {row[column]}: no such file or folder, seen from {Path.cwd()}")
         sections[name] = settings_of(row, config, where)
     if not sections:
         raise InputError(f"{path}: no section in it; expected a header and one row a section")

@@ -22,6 +22,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, beside, metadata)
+        beside.chmod(0o644)  # safetensors keeps its files from others; a model is to be shared
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cytomend.errors import InputError
 from cytomend.regions.find import Region
 from cytomend.regions.lattice import Lattice
+from cytomend.storage.publish import manifest_of
 from cytomend.values import ValueRange
 
 
@@ -134,7 +135,7 @@ class Plan:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{folder}: not a whole plan ({error}); make it again with `cytomend plan-section`"
+                f"{folder}: not a whole plan ({error}); delete {manifest_of(folder)} and run again"
             ) from error
 
     def write_facts(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ from cytomend.report.scale import ScaleBar, scale_bar
 from cytomend.storage.images import SectionImage
 
 SEARCHED_PX = 512
-COMFORTABLE_PX = 420
+COMFORTABLE_PX = 360
 LARGEST_ZOOM = 4
 
 
@@ -86,7 +86,7 @@ def choose_crop(
 ) -> Box:
     """Return the region's box with its context; where that is too long, the part around the region's middle.
 
-    The middle is the region's own pixel nearest to the centre of its box: the centre of a bent tear may be intact tissue.
+    The middle is the region's own pixel nearest to the centre of its box: that of a bent tear may be intact tissue.
     """
     wanted = region.box.grow(context_px).clip(shape)
     if max(wanted.shape) <= crop_px:
@@ -98,7 +98,7 @@ def choose_crop(
 
 
 def _middle(region: RegionFacts, corrected: CorrectedSection) -> tuple[int, int]:
-    """Return the (y, x) of the region's pixel nearest to its box's centre, searched on a level where the box is small."""
+    """Return the (y, x) of the region's pixel nearest to its box's centre, on a level where the box is small."""
     level = next(
         (n for n in range(len(corrected.levels)) if max(at_level(region.box, n).shape) <= SEARCHED_PX),
         len(corrected.levels) - 1,
@@ -128,6 +128,7 @@ def _require_untouched(
     altered = int(((before != after).any(axis=0) & (numbers == 0)).sum())
     if altered:
         raise InputError(
-            f"{image.path}: expected the scan that was mended, found {altered} px outside the mask that differ from the corrected "
-            f"section at y {crop.y0}-{crop.y1}, x {crop.x0}-{crop.x1}; run `cytomend blend-section` again"
+            f"{image.path}: expected the scan that was mended, found {altered} px outside the mask that "
+            f"differ from the corrected section at y {crop.y0}-{crop.y1}, x {crop.x0}-{crop.x1}; "
+            "run `cytomend blend-section` again"
         )

@@ -26,8 +26,8 @@ class CorrectedSection:
     provenance : what `cytomend.stages.blend_section` wrote down
     """
 
-    levels: tuple[zarr.Array, ...]
-    labels: tuple[zarr.Array, ...]
+    levels: tuple[zarr.Array[Any], ...]
+    labels: tuple[zarr.Array[Any], ...]
     provenance: dict[str, Any]
 
     @classmethod
@@ -41,8 +41,9 @@ class CorrectedSection:
         """
         try:
             group = zarr.open_group(path, mode="r")
-            provenance = dict(group.attrs["cytomend"])
-            levels, labels = _levels(group), _levels(group["labels/mended"])
+            record: dict[str, Any] = group.attrs.asdict()
+            provenance = record["cytomend"]
+            levels, labels = _levels(group), _levels(zarr.open_group(path / "labels" / "mended", mode="r"))
             mask, shape = provenance["mask_blake2b"], levels[0].shape[-2:]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -74,6 +75,7 @@ class CorrectedSection:
         return Box(0, 0, *self.levels[level].shape[-2:])
 
 
-def _levels(group: zarr.Group) -> tuple[zarr.Array, ...]:
-    paths = [dataset["path"] for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]]
-    return tuple(group[path] for path in paths)
+def _levels(group: zarr.Group) -> tuple[zarr.Array[Any], ...]:
+    record: dict[str, Any] = group.attrs.asdict()
+    levels: list[Any] = [group[dataset["path"]] for dataset in record["ome"]["multiscales"][0]["datasets"]]
+    return tuple(levels)

@@ -29,12 +29,12 @@ def outline(mask: NDArray[np.bool_], *, origin: tuple[float, float] = (0, 0), sc
     Examples
     --------
     >>> outline(np.ones((1, 1), dtype=bool))
-    'M1 0.5L0.5 0L0 0.5L0.5 1Z'
+    'M0.5 1L0 0.5L0.5 0L1 0.5Z'
     """
     # A rim of nothing closes the outlines of pixels at the border.
-    contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5, fully_connected="high")
-    moved = ((approximate_polygon(contour, TOLERANCE_PX) - 0.5 + origin) * scale for contour in contours)
-    return "".join(_closed(points) for points in moved)
+    contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5, fully_connected="high")  # type: ignore[no-untyped-call]
+    simple = (approximate_polygon(contour, TOLERANCE_PX) for contour in contours)  # type: ignore[no-untyped-call]
+    return "".join(_closed((points - 0.5 + origin) * scale) for points in simple)
 
 
 def box_outline(box: Box, scale: float) -> str:

@@ -31,7 +31,7 @@ class RegionOutline:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The overview of a section; ``reduction`` says how many pixels of the scan one of its pixels stands for, a side."""
+    """The overview of a section; one of its pixels stands for ``reduction`` x ``reduction`` pixels of the scan."""
 
     picture: Picture
     thumbnail: Picture
@@ -81,11 +81,12 @@ def _outlines(
 
 
 def _highest(mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the (y, x) in the middle of a mask's first marked row; of an empty mask, the middle of its upper side."""
+    """Return the (y, x) of the middle pixel of a mask's first marked row, or of the upper side if none is marked."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return 0.0, mask.shape[1] / 2
-    return float(rows[0]), float(np.flatnonzero(mask[rows[0]]).mean()) + 0.5
+    columns = np.flatnonzero(mask[rows[0]])
+    return float(rows[0]), float(columns[len(columns) // 2]) + 0.5
 
 
 def at_level(box: Box, level: int) -> Box:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -21,7 +20,7 @@ MM2_UM2 = 1e6
 SMALLEST_IN_MM2 = 0.01
 
 
-def write_page(template: str, out: Path, **content: Any) -> None:
+def write_page(template: str, out: Path, **content: object) -> None:
     """Fill a template and write the page, piece by piece: pictures given by a generator are never all in memory."""
     page = _environment().get_template(template)
     write_whole(out, lambda path: page.stream(**content).dump(str(path), encoding="utf-8"))

@@ -39,10 +39,10 @@ def to_display(pixels: NDArray[np.generic], value_range: ValueRange) -> NDArray[
     """
     image = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
     if image.dtype == np.uint8 and value_range == (0, 255):
-        return image.astype(np.uint8)
+        return image.astype(np.uint8, copy=False)
     low, high = value_range
-    scaled = (image.astype(np.float32) - low) * (255 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    scaled: NDArray[np.float32] = np.rint((image.astype(np.float32) - low) * (255 / (high - low)))
+    return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 def fitted(image: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:

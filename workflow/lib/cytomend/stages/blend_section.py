@@ -25,7 +25,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.regions.plan import Plan
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import one_writer, publish
+from cytomend.storage.publish import manifest_of, one_writer, publish
 from cytomend.storage.pyramid import (
     VERSION,
     Grid,
@@ -165,7 +165,7 @@ def _open_store(path: Path) -> zarr.Group:
             store[name]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path}: expected the store of a mended shard ({error!r}); delete it and run again"
+            f"{path}: expected the store of a mended shard ({error!r}); delete {manifest_of(path)} and run again"
         ) from error
     return store
 

@@ -2,8 +2,8 @@
 
 | file | what |
 |---|---|
-| ``index.html`` | the page: overview, a picture before and after of each large region, tables, provenance; one file that needs no other |
-| ``metrics.json`` | beside it, the section's numbers for the page of the brain, and a ``thumbnail`` as ``data:`` address |
+| ``index.html`` | the page, one file that needs no other: overview, regions before and after, provenance |
+| ``metrics.json`` | beside it: the section's numbers for the brain's page, and a ``thumbnail`` (``data:`` address) |
 
 Entries of ``metrics.json``:
 
@@ -15,7 +15,7 @@ Entries of ``metrics.json``:
 | ``pixel_size_um`` | µm | side of a pixel |
 | ``regions`` | | mended regions |
 | ``windows`` | | windows of the network laid over them |
-| ``mended_px``, ``mended_share``, ``mended_mm2`` | px, of 1, mm² | generated pixels, their share of all pixels, their area |
+| ``mended_px``, ``mended_share``, ``mended_mm2`` | px, of 1, mm² | generated pixels, their share, their area |
 | ``largest_region_um2`` | µm² | 0 without any region |
 | ``model``, ``checkpoint_sha256`` | | the network |
 | ``sampler``, ``sampler_steps``, ``sampler_jump``, ``sampler_resample`` | | how it drew |
@@ -62,9 +62,7 @@ class ReportSettings:
     pictures: int
 
 
-def report_section(
-    image_path: Path, plan_folder: Path, corrected: Path, settings: ReportSettings, out: Path
-) -> Path:
+def report_section(image_path: Path, plan_folder: Path, corrected: Path, settings: ReportSettings, out: Path) -> Path:
     """Write the page of a section, ``metrics.json`` beside it, and return the page.
 
     Parameters

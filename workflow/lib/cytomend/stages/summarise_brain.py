@@ -1,7 +1,7 @@
 """Write the table and the page of all sections.
 
-Reads the ``metrics.json`` of every section and writes ``metrics.tsv``, tab-separated with a header, one row a section in the order given, and one
-page with a link to every section's page. Columns, always in this order:
+Reads the ``metrics.json`` of every section and writes one page that links to every section's page, and ``metrics.tsv``,
+tab-separated with a header, one row a section in the order given. Columns, always in this order:
 
 | column | unit | what |
 |---|---|---|
@@ -142,7 +142,9 @@ def link(target: Path, page: Path) -> str:
 
 def _write_table(path: Path, sections: Iterable[SectionMetrics]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+        table = csv.DictWriter(
+            file, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
+        )
         table.writeheader()
         table.writerows(_row(section) for section in sections)
 
@@ -165,10 +167,19 @@ def _refuse_doubles(sections: Sequence[SectionMetrics], metrics: Sequence[Path])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line; ``@FILE`` stands for the lines of a file, as thousands of paths are too long for a shell."""
+    """Declare the command line."""
+    # A shell takes no command of more than 128 KiB, and a brain has thousands of sections: @FILE stands for its lines.
     parser.fromfile_prefix_chars = "@"
-    parser.add_argument("--metrics", type=Path, nargs="+", required=True, help="metrics.json of every section, or @FILE with a path a line")
-    parser.add_argument("--pages", type=Path, nargs="+", required=True, help="page of every section, in the same order, or @FILE")
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="metrics.json of every section, or @FILE",
+    )
+    parser.add_argument(
+        "--pages", type=Path, nargs="+", required=True, help="page of every section, in the same order, or @FILE"
+    )
     parser.add_argument("--out-table", type=Path, required=True, help="table of all sections (.tsv)")
     parser.add_argument("--out-page", type=Path, required=True, help="page of all sections (.html)")
 

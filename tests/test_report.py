@@ -1,0 +1,507 @@
+"""The pages: one file, every fact, nothing hidden, and whatever a name is made of stays text."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from cytomend.cli import main
+from cytomend.diffusion.checkpoint import save_model
+from cytomend.diffusion.record import ModelSettings, UNetSettings
+from cytomend.diffusion.unet import UNet
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.regions.plan import Plan
+from cytomend.report.comparison import choose_crop
+from cytomend.report.corrected import CorrectedSection
+from cytomend.report.metrics import SectionMetrics
+from cytomend.report.outlines import outline
+from cytomend.report.pictures import exact_picture, fitted, to_display
+from cytomend.report.regions import region_facts
+from cytomend.report.scale import scale_bar
+from cytomend.stages.blend_section import BlendSettings, blend_section
+from cytomend.stages.mend_shard import Machine, MendSettings, mend_shard
+from cytomend.stages.plan_section import PlanSettings, plan_section
+from cytomend.stages.report_section import ReportSettings, report_section
+from cytomend.stages.summarise_brain import COLUMNS, summarise_brain
+
+HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=\"alert('2')\">{{ 7 * 7 }}"
+SHOW = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=60)
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+# --- a small mended section --------------------------------------------------------------------------------------
+
+
+def three_holes():
+    """Return a (160, 200) mask: a long bar, a square, a dot at the upper border."""
+    mask = np.zeros((160, 200), dtype=bool)
+    mask[100:112, 10:150] = True
+    mask[40:56, 60:76] = True
+    mask[0:4, 180:184] = True
+    return mask
+
+
+def tissue(channels=1, dtype="uint8", shape=(160, 200)):
+    values = np.random.default_rng(3).integers(0, 256, (*shape, channels))
+    if dtype == "uint16":
+        values = values * 12 + 1000  # a scanner of 12 bit
+    return values.astype(dtype)[..., 0] if channels == 1 else values.astype(dtype)
+
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory):
+    """Return a function that gives an untrained checkpoint for this many channels."""
+
+    def make(channels):
+        path = tmp_path_factory.getbasetemp() / f"random-{channels}" / "model.safetensors"
+        if not path.exists():
+            torch.manual_seed(0)
+            settings = UNetSettings(channels=channels, widths=(8, 16), attention=(1,), heads=2)
+            save_model(path, UNet(settings).state_dict(), ModelSettings(settings, 256, 32, 1.0))
+        return path
+
+    return make
+
+
+@dataclass
+class Mended:
+    image: object
+    plan: object
+    corrected: object
+
+    def report(self, out, settings=SHOW):
+        return report_section(self.image, self.plan, self.corrected, settings, out)
+
+
+@pytest.fixture(scope="session")
+def mender(model_of):
+    """Return a function that takes an image and a mask through plan, mend and blend, in a folder."""
+
+    def run(folder, image, mask, *, section="B07", stain="cresyl violet", tag_um=None):
+        folder.mkdir(parents=True)
+        channels = 1 if image.ndim == 2 else 3
+        resolution = {"resolution": (1e4 / tag_um, 1e4 / tag_um), "resolutionunit": "CENTIMETER"} if tag_um else {}
+        tifffile.imwrite(folder / "scan.tif", image, photometric="rgb" if channels == 3 else "minisblack", **resolution)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
+        settings = PlanSettings(section, 1.0, stain, None, 0, [], 1, 24, 32, channels, 1.0)
+        plan_section(folder / "scan.tif", folder / "mask.png", settings, folder / "plan")
+        machine = Machine(torch.device("cpu"), 1, 8)
+        how = MendSettings("timemap", 2, 10, 10, 11)
+        mend_shard(folder / "scan.tif", folder / "plan", 0, model_of(channels), how, machine, folder / "0.zarr")
+        corrected = folder / "corrected.ome.zarr"
+        shards, cut = [folder / "0.zarr"], BlendSettings(64, 128)
+        blend_section(folder / "scan.tif", folder / "plan", shards, cut, "abc123", corrected)
+        return Mended(folder / "scan.tif", folder / "plan", corrected)
+
+    return run
+
+
+@pytest.fixture
+def mend(mender, tmp_path):
+    """Return a function that mends a section of this test's own."""
+    return lambda image, mask, **how: mender(tmp_path / how.get("section", "B07"), image, mask, **how)
+
+
+@pytest.fixture(scope="session")
+def mended(mender, tmp_path_factory):
+    """A grey 8 bit section with three holes, to be read only."""
+    return mender(tmp_path_factory.mktemp("mended") / "B07", tissue(), three_holes())
+
+
+# --- a page as a browser parses it --------------------------------------------------------------------------------
+
+
+@dataclass
+class Page(HTMLParser):
+    text: str = ""
+    scripts: str = ""
+    tags: list = field(default_factory=list)
+
+    def __post_init__(self):
+        super().__init__()
+        self.inside = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, _tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts += data
+        elif self.inside != "style":
+            self.text += data
+
+    def all(self, tag, css=None):
+        return [a for name, a in self.tags if name == tag and (css is None or css in a.get("class", "").split())]
+
+    @classmethod
+    def read(cls, path):
+        page = cls()
+        page.feed(path.read_text(encoding="utf-8"))
+        page.text = " ".join(page.text.replace("\u202f", " ").split())
+        return page
+
+
+def decoded(address):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))))
+
+
+def requests(page):
+    """Return every address that a browser would load for a page."""
+    return [
+        attributes[name]
+        for _, attributes in page.tags
+        for name in ("src", "srcset", "data", "poster", "action")
+        if name in attributes
+    ] + [attributes["href"] for tag, attributes in page.tags if tag in {"link", "use", "image", "base"}]
+
+
+def has_no_request(page, path):
+    assert all(address.startswith(("data:", "#")) for address in requests(page))
+    text = re.sub(r"data:image/[^\"]*", "", path.read_text(encoding="utf-8"))
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
+    return True
+
+
+# --- the page of a section ----------------------------------------------------------------------------------------
+
+
+def test_a_page_is_one_file_with_every_fact(mended, tmp_path):
+    path = mended.report(tmp_path / "report" / "index.html")
+    page = Page.read(path)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["index.html", "metrics.json"]
+    assert has_no_request(page, path)
+    assert "http" not in re.sub(r"data:image/[^\"]*", "", path.read_text()).replace("http-equiv", "")
+    metrics = json.loads((path.parent / "metrics.json").read_text())
+    assert metrics["shape"] == [160, 200]
+    assert metrics["mended_px"] == int(three_holes().sum())
+    assert metrics["regions"] == 3
+    for fact in (
+        "B07",
+        "cresyl violet",
+        "200 × 160 px",
+        "0.002 mm²",
+        "1 680",
+        "random-1",
+        "timemap",
+        "abc123",
+        "seed 11",
+    ):
+        assert fact in page.text, fact
+    assert metrics["checkpoint_sha256"] in page.text
+    assert metrics["mask_blake2b"] in page.text
+    assert "Mended pixels are synthetic" in page.text
+    assert "touches the border" in page.text
+    assert [a["id"] for a in page.all("article")] == ["region-3", "region-2", "region-1"]
+    assert len([a for a in page.all("tr") if a.get("id", "").startswith("row-")]) == 3
+
+
+def test_metrics_are_small_and_read_back(mended, tmp_path):
+    path = mended.report(tmp_path / "index.html").with_name("metrics.json")
+    metrics = SectionMetrics.read(path)
+    assert path.stat().st_size < 40_000
+    assert metrics.mended_share == pytest.approx(three_holes().mean())
+    assert metrics.network_calls == 2
+    assert max(decoded(metrics.thumbnail).shape) == 96
+
+
+def test_the_same_section_gives_the_same_page(mended, tmp_path):
+    first, second = (mended.report(tmp_path / name / "index.html") for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_show_exactly_the_pixels(mend, tmp_path, channels):
+    image, mask = tissue(channels), three_holes()
+    mended = mend(image, mask)
+    page = Page.read(mended.report(tmp_path / "index.html"))
+    after, before = (decoded(a["src"]) for a in page.all("img", "exact")[2:4])  # region 2, the square
+    crop = (slice(32, 64), slice(52, 84))
+    np.testing.assert_array_equal(np.squeeze(before) if channels == 3 else grey(before), image[crop])
+    outside = ~mask[crop]
+    np.testing.assert_array_equal((after if channels == 3 else grey(after))[outside], image[crop][outside])
+
+
+def grey(picture):
+    """Return the one channel of a grey picture, which WebP stores as three."""
+    return picture if picture.ndim == 2 else picture[..., 0]
+
+
+def test_16_bit_is_shown_over_the_value_range_of_the_plan(mend, tmp_path):
+    image = tissue(dtype="uint16")
+    mended = mend(image, three_holes())
+    page = Page.read(mended.report(tmp_path / "index.html"))
+    before = grey(decoded(page.all("img", "exact")[3]["src"]))
+    low, high = Plan.read(mended.plan).facts.value_range
+    expected = np.clip(np.rint((image[32:64, 52:84].astype(np.float32) - low) * (255 / (high - low))), 0, 255)
+    np.testing.assert_array_equal(before, expected)
+    assert "are shown from black to white" in page.text
+
+
+def test_only_the_largest_regions_have_pictures_and_all_are_in_the_table(mended, tmp_path):
+    settings = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=1)
+    page = Page.read(mended.report(tmp_path / "index.html", settings))
+    assert [a["id"] for a in page.all("article")] == ["region-3"]
+    assert "Pictures of the 1 largest of 3 regions" in page.text
+    links = {a["aria-label"]: a["href"] for a in page.all("a") if "aria-label" in a}
+    assert links == {"Region 1": "#row-1", "Region 2": "#row-2", "Region 3": "#region-3"}
+
+
+def test_a_page_without_pictures_still_has_table_and_outlines(mended, tmp_path):
+    settings = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=0)
+    page = Page.read(mended.report(tmp_path / "index.html", settings))
+    assert not page.all("article")
+    assert len(page.all("path", "edge")) == 3
+
+
+def test_of_a_region_larger_than_the_picture_the_middle_is_shown_and_this_is_said(mended, tmp_path):
+    page = Page.read(mended.report(tmp_path / "index.html"))
+    assert page.text.count("Only the part around the middle is shown") == 1
+    picture = page.all("img", "exact")[0]
+    assert (picture["width"], picture["height"]) == ("64", "28")
+
+
+def test_the_middle_of_a_bent_region_lies_in_the_region(mend):
+    mask = np.zeros((160, 200), dtype=bool)
+    mask[20:140, 20:28] = mask[132:140, 20:180] = True
+    mended = mend(tissue(), mask)
+    plan = Plan.read(mended.plan)
+    corrected = CorrectedSection.open(mended.corrected, plan.facts)
+    crop = choose_crop(region_facts(plan.regions)[0], corrected, plan.facts.shape, context_px=8, crop_px=64)
+    assert crop.shape == (64, 64)
+    assert mask[crop.slices].any()
+
+
+def test_a_section_without_damage_says_so(mend, tmp_path):
+    page = Page.read(mend(tissue(), np.zeros((160, 200), dtype=bool)).report(tmp_path / "index.html"))
+    assert "Nothing was mended" in page.text
+    assert not page.all("svg")
+    assert not page.all("article")
+
+
+def test_a_hostile_stain_stays_text(mend, tmp_path):
+    mended = mend(tissue(), three_holes(), stain=HOSTILE)
+    path = mended.report(tmp_path / "index.html")
+    page = Page.read(path)
+    assert HOSTILE in page.text
+    assert len(page.all("script")) == 1
+    assert has_no_request(page, path)
+    summary = summarise_brain([path.with_name("metrics.json")], [path], tmp_path / "t.tsv", tmp_path / "b.html")
+    brain = Page.read(summary)
+    assert HOSTILE in brain.text
+    assert len(brain.all("script")) == 1
+    assert has_no_request(brain, summary)
+
+
+def test_a_warning_stands_in_front_of_everything_else(mend, tmp_path):
+    page = Page.read(mend(tissue(), three_holes(), tag_um=0.5).report(tmp_path / "index.html"))
+    assert page.all("section", "warnings")
+    assert "0.5 µm a pixel" in page.text
+    assert page.text.index("1 warning") < page.text.index("Mended pixels are synthetic")
+
+
+def test_the_overview_is_never_larger_than_asked(mended, tmp_path):
+    page = Page.read(mended.report(tmp_path / "index.html"))
+    assert decoded(page.all("img")[0]["src"]).shape[:2] == (102, 128)
+
+
+def test_an_altered_scan_is_refused(mend, tmp_path):
+    mended = mend(tissue(), three_holes())
+    tifffile.imwrite(mended.image, 255 - tissue())
+    with pytest.raises(InputError, match=r"expected the scan that was mended, found \d+ px"):
+        mended.report(tmp_path / "index.html")
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_corrected_section_of_another_plan_is_refused(mend, tmp_path):
+    one, other = mend(tissue(), three_holes()), mend(tissue(), ~three_holes(), section="B08")
+    with pytest.raises(InputError, match="expected the section mended by this plan"):
+        report_section(one.image, one.plan, other.corrected, SHOW, tmp_path / "index.html")
+    with pytest.raises(InputError, match="expected a corrected section"):
+        report_section(one.image, one.plan, one.plan, SHOW, tmp_path / "index.html")
+
+
+# --- the page of the brain ----------------------------------------------------------------------------------------
+
+
+def test_the_brain_has_a_row_and_a_working_link_for_every_section(mend, tmp_path):
+    pages = []
+    for name in ("B07", "B08.a"):
+        mended = mend(tissue(), three_holes(), section=name)
+        pages.append(mended.report(tmp_path / "results" / f"{name} #1" / "report" / "index.html"))
+    table, out = tmp_path / "results/brain/metrics.tsv", tmp_path / "results/brain/report/index.html"
+    summarise_brain([page.with_name("metrics.json") for page in pages], pages, table, out)
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["section"] for row in rows] == ["B07", "B08.a"]
+    assert [row["height_px"] for row in rows] == ["160", "160"]
+    brain = Page.read(out)
+    assert has_no_request(brain, out)
+    links = [a["href"] for a in brain.all("a")]
+    assert "../../B07%20%231/report/index.html" in links
+    assert "../metrics.tsv" in links
+    assert all(image["loading"] == "lazy" for image in brain.all("img"))
+    assert "6 mended regions" in brain.text
+
+
+def test_the_brain_refuses_what_does_not_pair(mended, tmp_path):
+    page = mended.report(tmp_path / "index.html")
+    metrics, outs = page.with_name("metrics.json"), (tmp_path / "t.tsv", tmp_path / "b.html")
+    with pytest.raises(InputError, match="found 1 pages"):
+        summarise_brain([metrics, metrics], [page], *outs)
+    with pytest.raises(InputError, match="'B07' stands in"):
+        summarise_brain([metrics, metrics], [page, page], *outs)
+    metrics.write_text("{}")
+    with pytest.raises(InputError, match="expected the metrics of a section"):
+        summarise_brain([metrics], [page], *outs)
+
+
+def test_the_command_line_writes_both_pages_and_takes_lists_from_files(mended, tmp_path):
+    page, brain, listing = tmp_path / "r" / "index.html", tmp_path / "b" / "index.html", tmp_path / "pages.txt"
+    settings = json.dumps({"overview_px": 128, "context_px": 8, "crop_px": 64, "pictures": 2})
+    places = ["--image", str(mended.image), "--plan", str(mended.plan), "--corrected", str(mended.corrected)]
+    assert main(["report-section", *places, "--settings", settings, "--out", str(page)]) == 0
+    listing.write_text(f"{page}\n")
+    inputs = ["--metrics", str(page.with_name("metrics.json")), "--pages", f"@{listing}"]
+    outputs = ["--out-table", str(tmp_path / "b" / "metrics.tsv"), "--out-page", str(brain)]
+    assert main(["summarise-brain", *inputs, *outputs]) == 0
+    assert "B07" in Page.read(brain).text
+
+
+# --- its parts ----------------------------------------------------------------------------------------------------
+
+
+def test_an_outline_follows_the_pixels_and_closes_at_the_border():
+    assert outline(np.zeros((3, 3), dtype=bool)) == ""
+    path = outline(np.ones((2, 3), dtype=bool), origin=(10, 20), scale=2)
+    numbers = np.array(re.findall(r"[\d.]+", path), dtype=float).reshape(-1, 2)
+    assert numbers.min(axis=0).tolist() == [40, 20]
+    assert numbers.max(axis=0).tolist() == [46, 24]
+    assert path.count("Z") == 1
+
+
+def test_an_outline_with_a_hole_has_two_rings():
+    ring = np.ones((5, 5), dtype=bool)
+    ring[2, 2] = False
+    assert outline(ring).count("Z") == 2
+
+
+@pytest.mark.parametrize(
+    ("width_um", "length_um", "text"), [(100, 20, "20 µm"), (740, 200, "200 µm"), (80_000, 20_000, "20 mm")]
+)
+def test_a_scale_bar_has_a_round_length(width_um, length_um, text):
+    bar = scale_bar(width_um)
+    assert (bar.length_um, bar.text) == (length_um, text)
+    assert bar.share == pytest.approx(length_um / width_um)
+
+
+def test_values_beyond_the_range_are_cut_off():
+    pixels = np.array([[[0, 100, 150, 200, 65535]]], dtype=np.uint16)
+    assert to_display(pixels, (100.0, 200.0)).tolist() == [[0, 0, 128, 255, 255]]
+
+
+def test_an_exact_picture_loses_nothing():
+    image = tissue(3)
+    np.testing.assert_array_equal(decoded(exact_picture(image).uri), image)
+
+
+def test_a_small_picture_is_not_enlarged():
+    image = tissue(shape=(4, 300))
+    assert fitted(image, 300) is image
+    assert fitted(image, 30).shape == (1, 30)
+
+
+def test_a_box_inside_is_unchanged_by_a_large_crop(mended):
+    plan = Plan.read(mended.plan)
+    corrected = CorrectedSection.open(mended.corrected, plan.facts)
+    crop = choose_crop(region_facts(plan.regions)[1], corrected, plan.facts.shape, context_px=1000, crop_px=400)
+    assert crop == Box(0, 0, 160, 200)
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------
+
+
+def dumped(path, profile):
+    """Return the page after its script ran."""
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
+    run = subprocess.run(
+        [*command, f"--user-data-dir={profile}", "--window-size=1000,800", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    page = Page()
+    page.feed(run.stdout)
+    return page
+
+
+def with_driver(path, out, script):
+    """Copy a page with a second script, which its security policy would rightly refuse."""
+    text = re.sub(r"<meta http-equiv[^>]*>", "", path.read_text(encoding="utf-8"))
+    out.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    return out
+
+
+@needs_chromium
+def test_the_script_of_both_pages_runs_without_error(mend, tmp_path):
+    page = mend(tissue(), three_holes(), stain=HOSTILE).report(tmp_path / "index.html")
+    brain = summarise_brain([page.with_name("metrics.json")], [page], tmp_path / "t.tsv", tmp_path / "brain.html")
+    for number, path in enumerate((page, brain)):
+        root = dumped(path, tmp_path / f"profile{number}").all("html")[0]
+        assert root.get("data-ready") == "yes"
+        assert "data-error" not in root
+
+
+@needs_chromium
+def test_keys_switches_dividers_and_tables_do_what_they_say(mended, tmp_path):
+    page = mended.report(tmp_path / "index.html")
+    driver = """
+      const said = [];
+      const press = (key) => document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+      const chosen = () => document.querySelector('.card.current').id;
+      press('j'); said.push(chosen());
+      press('j'); said.push(chosen());
+      press('k'); said.push(chosen());
+      press('o'); said.push(document.documentElement.className);
+      press('t'); said.push(document.documentElement.className);
+      press('b'); said.push(document.querySelector('.curtain').style.getPropertyValue('--at'));
+      press('b'); said.push(document.querySelector('.curtain').style.getPropertyValue('--at'));
+      const head = document.querySelectorAll('th button')[1];
+      head.click(); said.push([...document.querySelectorAll('tbody tr[id]')].map((row) => row.id).join(' '));
+      head.click(); said.push([...document.querySelectorAll('tbody tr[id]')].map((row) => row.id).join(' '));
+      document.documentElement.dataset.said = said.join('|');
+    """
+    root = dumped(with_driver(page, tmp_path / "driven.html", driver), tmp_path / "profile").all("html")[0]
+    assert root.get("data-error") is None
+    assert root["data-said"].split("|") == [
+        "region-3",
+        "region-2",
+        "region-3",
+        "",
+        "show-tint",
+        "0%",
+        "100%",
+        "row-1 row-2 row-3",
+        "row-3 row-2 row-1",
+    ]

@@ -1,0 +1,437 @@
+"""Law 3, no seams and no blur: what the samplers draw has the right mean, variance and covariance, also across borders.
+
+No network is needed. For a Gaussian random field the expected clean image is known in closed form, and with it every
+sampler is a chain of linear maps and Gaussian noise whose result has a mean and a covariance that can be written down
+(`timemap_law`, `repaint_law`, here from the papers' equations). So three things are compared: the samples of the real
+code, the law of the sampler, and the truth, which is the conditional distribution of the field given its known pixels.
+Code against law needs only the tolerance of the sample size; law against truth needs no chance at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from cytomend.diffusion.fuse import FusedDenoiser
+from cytomend.diffusion.noise import PlaceNoise
+from cytomend.diffusion.samplers import SAMPLERS, Sampler
+from cytomend.diffusion.schedule import cosine_alpha_bar, resampling_walk, strided_times
+from cytomend.regions.lattice import Lattice, Layout
+from cytomend.stages.mend_shard import fill
+
+MEAN, VARIANCE, LENGTH_PX = 0.1, 0.15, 1.5
+"""A tenth of a window, as cells are in the windows of the bundled model."""
+WINDOW_PX, STRIDE_PX = 16, 12
+OVERLAP_PX = WINDOW_PX - STRIDE_PX
+ALPHA_BAR = cosine_alpha_bar()
+OVERLAP, ELSEWHERE = "variance where windows overlap", "variance elsewhere"
+
+
+def grid(height, width):
+    """Return (h * w, 2) places."""
+    return torch.cartesian_prod(torch.arange(height), torch.arange(width))
+
+
+def covariance(a, b):
+    """Matérn covariance of smoothness 3/2 between places (n, 2) and (m, 2)."""
+    far = 3**0.5 / LENGTH_PX * torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return VARIANCE * (1 + far) * torch.exp(-far)
+
+
+def conditioned(prior, given):
+    """Return the weights of the given values for the others, and the others' covariance once they are given."""
+    own, cross = prior[~given][:, ~given], prior[given][:, ~given]
+    weights = torch.linalg.solve(prior[given][:, given], cross).T if given.any() else cross.T
+    return weights, own - weights @ cross
+
+
+def window_weights():
+    """The share of a window at each of its pixels, from the definition: sine-squared ramps over the overlap."""
+    ramp = torch.sin((torch.arange(OVERLAP_PX).double() + 0.5) / OVERLAP_PX * torch.pi / 2) ** 2
+    side = torch.cat([ramp, torch.ones(WINDOW_PX - 2 * OVERLAP_PX).double(), ramp.flip(0)])
+    return torch.outer(side, side).reshape(-1)
+
+
+class IdealWindows:
+    """The denoiser that knows the field: E[x0 | x_t] = mu + S A (A S A + N)^-1 (x_t - A mu), for any map of times.
+
+    A = diag(sqrt(alpha_bar)) and N = diag(1 - alpha_bar), pixel by pixel.
+    """
+
+    def __init__(self):
+        self.prior = covariance(grid(WINDOW_PX, WINDOW_PX), grid(WINDOW_PX, WINDOW_PX))
+        self.given, self.maps = {}, {}
+
+    def affine(self, time):
+        """Return (M, c) with E[x0 | x] = M x + c for a map of times (W * W,); what is clean is conditioned on first."""
+        if (key := tuple(time.tolist())) not in self.maps:
+            clean = time == 0
+            if (mask := tuple(clean.tolist())) not in self.given:
+                self.given[mask] = conditioned(self.prior, clean)
+            weights, own = self.given[mask]
+            a, noise = ALPHA_BAR[time[~clean]].sqrt(), 1 - ALPHA_BAR[time[~clean]]
+            cross = a[:, None] * own
+            of_noisy = torch.linalg.solve(cross * a + torch.diag(noise), cross).T
+            of_clean = weights - of_noisy @ (a[:, None] * weights)
+            gain = torch.eye(len(time)).double()
+            gain[~clean] = torch.zeros(len(a), len(time)).double().index_copy(1, where(~clean), of_noisy)
+            gain[~clean] = gain[~clean].index_copy(1, where(clean), of_clean)
+            # Where every value is the mean, so is every expectation.
+            self.maps[key] = gain, MEAN * (1 - gain @ ALPHA_BAR[time].sqrt())
+        return self.maps[key]
+
+    def __call__(self, x, time):
+        out = x.clone()
+        for i in range(len(x)):
+            noisy = where(time[i, 0].reshape(-1) > 0)
+            gain, offset = (part[noisy].to(x.dtype) for part in self.affine(time[i, 0].reshape(-1)))
+            out[i].flatten(1)[:, noisy] = torch.addmm(offset, x[i].flatten(1), gain.T)
+        return out
+
+
+def where(mask):
+    return mask.nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A hole in a field: ``at`` (N, 2) absolute pixels of the canvas, cell by cell; ``image`` (N,) seen where ``known``."""
+
+    layout: Layout
+    at: torch.Tensor
+    known: torch.Tensor
+    image: torch.Tensor
+    truth: Law
+    ideal: IdealWindows
+
+    @classmethod
+    def of(cls, height, width, corner=(-18, -18)):
+        lattice = Lattice(WINDOW_PX, STRIDE_PX)
+        cells = np.unique((grid(height, width).numpy() + corner) // lattice.cell_px, axis=0)
+        layout = Layout.of(lattice, lattice.windows_over(cells))
+        inside = grid(lattice.cell_px, lattice.cell_px)
+        at = (torch.from_numpy(layout.corners_px)[:, None] + inside).reshape(-1, 2)
+        first, end = torch.tensor(corner), torch.tensor(corner) + torch.tensor((height, width))
+        known = ((at < first) | (at >= end)).any(1)
+        prior = covariance(at, at)
+        chance = torch.randn(len(at), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        image = MEAN + torch.linalg.cholesky(prior) @ chance
+        weights, spread = conditioned(prior, known)
+        return cls(layout, at, known, image, Law(MEAN + weights @ (image[known] - MEAN), spread), IdealWindows())
+
+    @cached_property
+    def window_pixels(self):
+        """(n, W * W) where each window's pixels stand on the canvas, found by their coordinates."""
+        place = {tuple(p): i for i, p in enumerate(self.at.tolist())}
+        corners = [(y, x) for y, x in place if y % STRIDE_PX == x % STRIDE_PX == 0 and (y + 15, x + 15) in place]
+        steps = grid(WINDOW_PX, WINDOW_PX).tolist()
+        return torch.tensor([[place[y + dy, x + dx] for dy, dx in steps] for y, x in sorted(corners)])
+
+    def fused(self, time):
+        """Return (D, d) of the fused denoiser on the whole canvas."""
+        size, weights = len(self.at), window_weights()
+        matrix, offset, total = (torch.zeros(shape).double() for shape in ((size, size), size, size))
+        for pixels in self.window_pixels:
+            gain, constant = self.ideal.affine(time[pixels])
+            matrix[pixels[:, None], pixels] += weights[:, None] * gain
+            offset[pixels] += weights * constant
+            total[pixels] += weights
+        return matrix / total[:, None], offset / total
+
+    def cells(self, values):
+        """(N, C) -> (k, C, c, c), as the samplers store a canvas."""
+        c = self.layout.lattice.cell_px
+        return np.ascontiguousarray(values.reshape(-1, c, c, values.shape[1]).permute(0, 3, 1, 2))
+
+    def fill(self, sampler, *, seed=1, count=1, image=None, denoise=None):
+        """Fill the hole ``count`` times with the real code, a sample a channel; return the whole canvas, (N, count)."""
+        pixels = self.cells((self.image if image is None else image)[:, None].repeat(1, count)).astype(np.float32)
+        known, denoise = self.cells(self.known[:, None]), denoise or self.ideal
+        filled = fill(pixels, known, self.layout, denoise, sampler, seed, torch.device("cpu"))
+        return torch.from_numpy(filled.transpose(0, 2, 3, 1).reshape(-1, count))
+
+    def groups(self):
+        """Pairs of unknown pixels, by what a seam would do to them: two tensors of indices each."""
+        at = self.at[~self.known]
+        place = {tuple(p): i for i, p in enumerate(at.tolist())}
+        seen_twice = (at % STRIDE_PX < OVERLAP_PX).any(1)
+        groups = {OVERLAP: (where(seen_twice),) * 2, ELSEWHERE: (where(~seen_twice),) * 2}
+        for dy, dx in ((0, 1), (1, 0), (2, 2), (0, 3)):
+            pairs = [(i, place[y + dy, x + dx]) for (y, x), i in place.items() if (y + dy, x + dx) in place]
+            a, b = torch.tensor(pairs).T
+            begun, ended = ((at - edge).div(STRIDE_PX, rounding_mode="floor") for edge in (0, OVERLAP_PX))
+            crossing = ((begun[a] != begun[b]) | (ended[a] != ended[b])).any(1)
+            groups[f"covariance at {dy, dx} across a window's border"] = a[crossing], b[crossing]
+            groups[f"covariance at {dy, dx} elsewhere"] = a[~crossing], b[~crossing]
+        return {name: pair for name, pair in groups.items() if len(pair[0])}
+
+
+@dataclass(frozen=True)
+class Law:
+    """Mean and covariance of the pixels of the hole."""
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+    def shares_of(self, other, groups):
+        """Return, by group, the (co)variance as a share of another law's."""
+        return {name: float(self.covariance[p].mean() / other.covariance[p].mean()) for name, p in groups.items()}
+
+    def slope_on(self, truth):
+        """Return the slope of the mean regressed on the true conditional mean (the field's own, but near known pixels)."""
+        far = truth.mean - MEAN
+        return float((self.mean - MEAN) @ far / (far @ far))
+
+
+def step_down(now, then):
+    """Return the weights of x0 and x, and the noise's variance (Ho et al. 2020, Eq. 6 and 7), written with beta."""
+    alpha = ALPHA_BAR[now] / ALPHA_BAR[then]
+    beta = 1 - alpha
+    of_x0 = ALPHA_BAR[then].sqrt() * beta / (1 - ALPHA_BAR[now])
+    of_x = alpha.sqrt() * (1 - ALPHA_BAR[then]) / (1 - ALPHA_BAR[now])
+    return of_x0, of_x, (1 - ALPHA_BAR[then]) / (1 - ALPHA_BAR[now]) * beta
+
+
+def timemap_law(scene, steps):
+    """The law of ancestral sampling that shows known pixels clean."""
+    hole, known = ~scene.known, scene.known
+    unit = torch.eye(int(hole.sum())).double()
+    mean, spread = torch.zeros(len(unit)).double(), unit
+    for now, then in pairwise(strided_times(steps)):
+        matrix, offset = (part[hole] for part in scene.fused(torch.where(known, 0, now)))
+        of_x0, of_x, noise = step_down(now, then)
+        move = of_x0 * matrix[:, hole] + of_x * unit
+        mean = move @ mean + of_x0 * (offset + matrix[:, known] @ scene.image[known])
+        spread = move @ spread @ move.T + noise * unit
+    return Law(mean, spread)
+
+
+def repaint_law(scene, steps, jump, resample):
+    """The law of Algorithm 1 of Lugmayr et al. (2022), with the root of Eq. 8a."""
+    hole, size = ~scene.known, len(scene.at)
+    unit = torch.eye(size).double()
+    times = strided_times(steps)[::-1]
+    fused = cache(lambda rung: [part[hole] for part in scene.fused(torch.full((size,), times[rung]))])
+    mean, spread = torch.zeros(size).double(), unit
+    for now, then in pairwise(resampling_walk(steps, jump, resample)):
+        if then < now:
+            matrix, offset = fused(now)
+            of_x0, of_x, noise = step_down(times[now], times[then])
+            move = of_x0 * matrix + of_x * unit[hole]
+            left = ALPHA_BAR[times[then]]
+            drawn, drawn_spread = move @ mean + of_x0 * offset, move @ spread @ move.T + noise * unit[hole][:, hole]
+            mean, spread = left.sqrt() * scene.image, (1 - left) * unit
+            mean[hole], spread[where(hole)[:, None], where(hole)] = drawn, drawn_spread
+        else:
+            kept = ALPHA_BAR[times[then]] / ALPHA_BAR[times[now]]
+            mean, spread = kept.sqrt() * mean, kept * spread + (1 - kept) * unit
+    return Law(mean[hole], spread[hole][:, hole])
+
+
+def one_window_law(scene, steps):
+    """The law of `timemap` when one window sees the whole canvas: what discretisation alone costs, in closed form."""
+    variance, directions = torch.linalg.eigh(scene.truth.covariance)
+    spread = torch.ones_like(variance)
+    for now, then in pairwise(strided_times(steps)):
+        of_x0, of_x, noise = step_down(now, then)
+        gain = variance * ALPHA_BAR[now].sqrt() / (ALPHA_BAR[now] * variance + 1 - ALPHA_BAR[now])
+        spread = (of_x0 * gain + of_x) ** 2 * spread + noise
+    return Law(scene.truth.mean, (directions * spread) @ directions.T)
+
+
+def require_law(samples, law, groups, *, slack=0.0):
+    """Assert that samples (n, count) have this law, within 4.5 standard errors and a relative slack."""
+    count, p = samples.shape[1], law.covariance
+    rest = samples.double() - law.mean[:, None]
+    # With the covariance P, count * |mean error|^2 has expectation tr P and variance 2 tr P^2.
+    size = count * (rest.mean(1) ** 2).sum()
+    assert size < (1 + slack) * p.trace() + 4.5 * (2 * (p**2).sum()).sqrt(), "mean"
+    for name, (a, b) in groups.items():
+        found, expected = (rest[a] * rest[b]).mean(), p[a, b].mean()
+        # A mean of products of Gaussian deviations, tr(A S), has variance 2 tr(A P A P) / count; here A P is picks.
+        half = torch.zeros_like(p).index_put((a, b), torch.tensor(0.5 / len(a)).double(), accumulate=True)
+        picks = (half + half.T) @ p
+        error = (2 * (picks * picks.T).sum() / count).sqrt()
+        assert abs(found - expected) < 4.5 * error + slack * abs(expected), (
+            f"{name}: {found:.5f}, expected {expected:.5f}"
+        )
+
+
+def near(groups):
+    """Leave out the covariance at three pixels: a twentieth of the variance, so that a ratio says little."""
+    return {name: pair for name, pair in groups.items() if "(0, 3)" not in name}
+
+
+@pytest.fixture(scope="module")
+def hole():
+    """16 x 16 unknown pixels under two by two windows, left of and above the section's origin."""
+    return Scene.of(16, 16)
+
+
+@pytest.fixture(scope="module")
+def strip():
+    """8 x 16 unknown pixels under two windows, so that a chain of the whole canvas is quick to work out."""
+    return Scene.of(8, 16)
+
+
+@pytest.fixture(scope="module")
+def fine_law(hole):
+    return timemap_law(hole, 256)
+
+
+@pytest.fixture(scope="module")
+def coarse_law(hole):
+    return timemap_law(hole, 24)
+
+
+WALK = {"steps": 24, "jump": 4, "resample": 3}
+
+
+@pytest.fixture(scope="module")
+def walk_law(strip):
+    return repaint_law(strip, **WALK)
+
+
+def test_the_hole_is_seen_by_four_windows(hole):
+    assert len(hole.window_pixels) == len(hole.layout.members) == 4
+    assert (~hole.known).sum() == 256
+
+
+def test_timemap_draws_what_its_equations_say_also_across_window_borders(hole, coarse_law):
+    samples = hole.fill(Sampler("timemap", 24), seed=3, count=1000)
+    require_law(samples[~hole.known], coarse_law, hole.groups())
+
+
+def test_timemap_draws_from_the_conditional_distribution_of_the_field(hole, fine_law):
+    # Both are exact, so that the tolerance holds no chance: 256 ancestral steps lose 3 % of the variance (worked out
+    # below), and windows ten correlation lengths wide, which do not see beyond their border, another 2 %.
+    for name, share in fine_law.shares_of(hole.truth, near(hole.groups())).items():
+        assert 0.94 < share < 1.01, name
+    off = (fine_law.mean - hole.truth.mean) / hole.truth.covariance.diagonal().sqrt()
+    assert off.square().mean().sqrt() < 0.02
+    assert fine_law.slope_on(hole.truth) == pytest.approx(1, abs=0.02)
+
+
+def test_windows_cost_little_beyond_what_discretisation_costs(hole, fine_law):
+    whole = one_window_law(hole, 256)
+    for name, share in fine_law.shares_of(whole, near(hole.groups())).items():
+        assert 0.95 < share < 1.01, name
+    assert 0.96 < whole.covariance.trace() / hole.truth.covariance.trace() < 1
+
+
+def test_no_variance_is_lost_where_windows_overlap(hole, fine_law):
+    share = fine_law.shares_of(hole.truth, hole.groups())
+    assert share[OVERLAP] == pytest.approx(share[ELSEWHERE], rel=0.015)
+    across, elsewhere = (share[f"covariance at (0, 1) {place}"] for place in ("across a window's border", "elsewhere"))
+    assert across == pytest.approx(elsewhere, rel=0.03)
+
+
+def tiles_noised_apart(scene, count, steps, seed):
+    """The mistake that law 3 forbids: every window steps with noise of its own, and the results are averaged."""
+    chance, weights = torch.Generator().manual_seed(seed), window_weights()[:, None]
+
+    def noise(size):
+        return torch.randn(size, count, generator=chance, dtype=torch.float64)
+
+    x = torch.where(scene.known[:, None], scene.image[:, None], noise(len(scene.at)))
+    for now, then in pairwise(strided_times(steps)):
+        of_x0, of_x, variance = step_down(now, then)
+        total, share = torch.zeros_like(x), torch.zeros(len(x), 1).double()
+        for pixels in scene.window_pixels:
+            gain, offset = scene.ideal.affine(torch.where(scene.known, 0, now)[pixels])
+            stepped = of_x0 * (gain @ x[pixels] + offset[:, None]) + of_x * x[pixels]
+            total[pixels] += weights * (stepped + variance.sqrt() * noise(len(pixels)))
+            share[pixels] += weights
+        x = torch.where(scene.known[:, None], scene.image[:, None], total / share)
+    return x[~scene.known]
+
+
+def test_averaging_independently_noised_tiles_would_fail_these_checks(hole, coarse_law):
+    blurred, groups = tiles_noised_apart(hole, 200, 24, seed=5), hole.groups()
+    with pytest.raises(AssertionError, match=OVERLAP):
+        require_law(blurred, coarse_law, {OVERLAP: groups[OVERLAP]}, slack=0.06)
+    variance = blurred.var(1)
+    assert variance[groups[OVERLAP][0]].mean() < 0.85 * variance[groups[ELSEWHERE][0]].mean()
+
+
+def test_too_few_steps_lose_variance_as_worked_out(hole):
+    # Not a wish but a fact to know when steps are chosen: the smaller of Ho's two variances is too small by 6 / steps.
+    total = hole.truth.covariance.trace()
+    shares = [float(one_window_law(hole, steps).covariance.trace() / total) for steps in (25, 50, 100, 256)]
+    assert shares == sorted(shares)
+    assert 0.85 < shares[1] < 0.92
+
+
+def test_repaint_draws_what_algorithm_1_says_also_across_window_borders(strip, walk_law):
+    samples = strip.fill(Sampler("repaint", **WALK), seed=11, count=400)
+    require_law(samples[~strip.known], walk_law, strip.groups())
+
+
+def test_the_misprint_of_algorithm_1_would_fail_this_check(strip, walk_law, monkeypatch):
+    # Algorithm 1 prints (1 - alpha_bar) where Eq. 8a has its root; diffusers 0.32.0 to 0.32.2 followed it.
+    monkeypatch.setattr(
+        "cytomend.diffusion.samplers.diffuse", lambda x0, noise, left: left.sqrt() * x0 + (1 - left) * noise
+    )
+    samples = strip.fill(Sampler("repaint", **WALK), seed=11, count=200)
+    with pytest.raises(AssertionError):
+        require_law(samples[~strip.known], walk_law, strip.groups())
+
+
+def test_resampling_brings_repaint_closer_to_the_known_pixels(strip, walk_law):
+    once, often = (repaint_law(strip, 24, 4, resample) for resample in (1, 6))
+    slopes = [law.slope_on(strip.truth) for law in (once, walk_law, often)]
+    assert slopes[0] < 0.6 < slopes[1] < slopes[2] < 1.02
+
+
+@pytest.mark.parametrize(
+    "sampler", [Sampler("timemap", 4), Sampler("repaint", 4, 2, 2), Sampler("repaint-strided", 3, 1, 2)]
+)
+def test_known_pixels_are_returned_exactly(strip, sampler):
+    samples = strip.fill(sampler, count=3)
+    assert (samples[strip.known] == strip.image[strip.known].float()[:, None]).all()
+    assert samples.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", [Sampler("timemap", 4), Sampler("repaint", 4, 2, 2)])
+def test_what_stands_at_unknown_pixels_is_not_seen(strip, sampler):
+    spoilt = torch.where(strip.known, strip.image, torch.nan)
+    assert torch.equal(strip.fill(sampler), strip.fill(sampler, image=spoilt))
+
+
+@pytest.mark.parametrize("sampler", [Sampler("timemap", 6), Sampler("repaint", 6, 2, 3)])
+def test_the_network_is_asked_as_often_as_announced_and_told_the_right_times(strip, sampler):
+    asked = []
+    strip.fill(sampler, denoise=lambda x, time: (asked.append(time), strip.ideal(x, time))[1])
+    assert len(asked) == sampler.calls
+    smallest, largest = [int(t.min()) for t in asked], [int(t.max()) for t in asked]
+    falling = strided_times(6)[::-1]
+    if sampler.resamples:
+        assert smallest == largest == [falling[now] for now, then in pairwise(sampler.walk) if then < now]
+    else:
+        assert (smallest, largest) == ([0] * 6, falling[:0:-1])
+
+
+@pytest.mark.parametrize("sampler", [Sampler("timemap", 5), Sampler("repaint", 5, 2, 2)])
+def test_every_noise_field_is_drawn_once(strip, sampler):
+    drawn, layout = [], strip.layout
+    noise = PlaceNoise(0, torch.from_numpy(layout.corners_px), layout.lattice.cell_px, 1)
+    tables = (torch.from_numpy(table) for table in (layout.members, layout.sources, layout.lattice.weights()))
+    states = sampler.run(
+        FusedDenoiser(strip.ideal, *tables),
+        torch.from_numpy(strip.cells(strip.image[:, None])).float(),
+        torch.from_numpy(strip.cells(strip.known[:, None])),
+        ALPHA_BAR,
+        lambda draw: (drawn.append(draw), noise(draw))[1],
+    )
+    assert len(list(states)) >= 5
+    assert drawn == list(range(len(sampler.walk)))
+
+
+def test_the_named_samplers_cost_what_the_design_says():
+    calls = {name: sampler.calls for name, sampler in SAMPLERS.items()}
+    assert calls == {"repaint": 2506, "repaint-strided": 410, "timemap": 50}

@@ -1,0 +1,343 @@
+"""The workflow as a lab runs it: a checkout whose path has a space, small sections, a tiny random network."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+import zarr
+
+from cytomend.diffusion.checkpoint import save_model
+from cytomend.diffusion.record import ModelSettings, UNetSettings
+from cytomend.diffusion.schedule import TIMES
+from cytomend.diffusion.unet import UNet
+from cytomend.phantom import render_tissue
+
+CHECKOUT = Path(__file__).parents[1]
+STAGES = ("plan_section", "mend_shard", "blend_section", "report_section")
+
+
+class Lab:
+    """A checkout with a sheet of sections, and what can be done to it."""
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.folder = folder
+        for part in ("Snakefile", "workflow", "envs", "profiles"):
+            source = CHECKOUT / part
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, folder / part, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
+        (folder / "data").mkdir()
+        shutil.copy(checkpoint, folder / "data" / "model.safetensors")
+        self.rows: list[dict[str, str]] = []
+        for i, name in enumerate(("left", "right")):
+            self.add_section(name, seed=i)
+        self.config = {
+            "mend": {"model": "data/model.safetensors", "steps": 3},
+            "pyramid": {"chunk_px": 64, "shard_px": 128},
+            "report": {"overview_px": 128},
+        }
+        self.write()
+
+    def add_section(self, name: str, seed: int) -> None:
+        image = render_tissue((150, 130), seed).image
+        mask = np.zeros_like(image)
+        mask[40:70, 30:90] = 255
+        mask[100:110, 100:130] = 255
+        tifffile.imwrite(self.folder / "data" / f"{name}.tif", image, tile=(64, 64))
+        tifffile.imwrite(self.folder / "data" / f"{name}-mask.tif", mask)
+        row = {"section": name, "image": f"data/{name}.tif", "annotation": f"data/{name}-mask.tif"}
+        self.rows.append({**row, "pixel_size_um": "1.0", "stain": "", "seed": ""})
+
+    def write(self) -> None:
+        (self.folder / "config").mkdir(exist_ok=True)
+        (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(self.config))
+        with (self.folder / "config" / "sections.tsv").open("w", newline="") as file:
+            table = csv.DictWriter(file, list(self.rows[0]), delimiter="\t")
+            table.writeheader()
+            table.writerows(self.rows)
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **pipes)
+
+    def snakemake(self, *options: str) -> str:
+        process = self.start(*options)
+        output = process.communicate()[0]
+        if process.returncode:
+            logs = "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in self.folder.glob("logs/**/*.log"))
+            raise AssertionError(f"snakemake {options}: {output}\n{logs}")
+        return output
+
+    def would_run(self) -> set[str]:
+        """Return the jobs of a dry run as 'rule' or 'rule section'."""
+        output = self.snakemake("--dry-run")
+        jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, flags=re.MULTILINE)
+        named = set()
+        for rule, text in jobs:
+            section = re.search(r"wildcards: .*?section=([\w-]+)", text)
+            named.add(f"{rule} {section[1]}" if section else rule)
+        return named - {"all"}
+
+    def corrected(self, section: str) -> np.ndarray:
+        return np.asarray(zarr.open_array(self.folder / "results" / section / "corrected.ome.zarr" / "0", mode="r"))
+
+    def copy(self, folder: Path) -> "Lab":
+        shutil.copytree(self.folder, folder)
+        twin = object.__new__(Lab)
+        twin.folder, twin.rows, twin.config = (
+            folder,
+            [dict(row) for row in self.rows],
+            json.loads(json.dumps(self.config)),
+        )
+        return twin
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network whose weights are all random, so that what it draws depends on everything."""
+    torch.manual_seed(0)
+    network = UNet(UNetSettings(widths=(8, 16), attention=(1,), heads=2))
+    weights = {name: torch.randn_like(p) * 0.1 for name, p in network.named_parameters()}
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, weights, ModelSettings(network.settings, TIMES, window_px=32, pixel_size_um=1.0))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Lab:
+    """A lab whose workflow has run to its end."""
+    folder = tmp_path_factory.mktemp("lab") / "a lab"
+    folder.mkdir()
+    lab = Lab(folder, tiny_checkpoint)
+    lab.snakemake()
+    # An image younger than two seconds could change again within a tick of the clock, so its hash is not kept.
+    time.sleep(2.1)
+    return lab
+
+
+@pytest.fixture
+def lab(finished: Lab, tmp_path: Path) -> Lab:
+    """A finished lab of one's own."""
+    return finished.copy(tmp_path / "another lab")
+
+
+def jobs(section: str, first: str) -> set[str]:
+    """Return the jobs of a section from a stage on, and the summary that follows."""
+    return {f"{stage} {section}" for stage in STAGES[STAGES.index(first) :]} | {"summarise_brain"}
+
+
+def test_a_finished_workflow_has_nothing_to_do(finished: Lab) -> None:
+    assert finished.would_run() == set()
+
+
+def test_every_result_is_there_and_untouched_pixels_are_untouched(finished: Lab) -> None:
+    for section in ("left", "right"):
+        folder = finished.folder / "results" / section
+        source = tifffile.imread(finished.folder / "data" / f"{section}.tif")
+        mended = np.asarray(zarr.open_array(folder / "corrected.ome.zarr" / "labels" / "mended" / "0", mode="r")) > 0
+        corrected = finished.corrected(section)
+        assert mended.any()
+        np.testing.assert_array_equal(corrected[~mended], source[~mended])
+        assert (corrected[mended] != source[mended]).mean() > 0.5
+        assert (folder / "report" / "index.html").stat().st_size > 1000
+    assert (finished.folder / "results" / "brain" / "report" / "index.html").exists()
+    table = (finished.folder / "results" / "brain" / "metrics.tsv").read_text().splitlines()
+    assert len(table) == 3
+
+
+def change_pixels(lab: Lab) -> None:
+    image = tifffile.imread(lab.folder / "data" / "left.tif")
+    image[0, 0] ^= 1
+    tifffile.imwrite(lab.folder / "data" / "left.tif", image, tile=(64, 64))
+
+
+def change_mask(lab: Lab) -> None:
+    mask = tifffile.imread(lab.folder / "data" / "left-mask.tif")
+    mask[10:14, 10:14] = 255
+    tifffile.imwrite(lab.folder / "data" / "left-mask.tif", mask)
+
+
+def touch_everything(lab: Lab) -> None:
+    for path in [
+        *(lab.folder / "data").iterdir(),
+        *(lab.folder / "config").iterdir(),
+        *lab.folder.glob("workflow/**/*.*"),
+    ]:
+        path.touch()
+
+
+def change_row(lab: Lab) -> None:
+    lab.rows[0]["seed"] = "7"
+    lab.write()
+
+
+def change_stain(lab: Lab) -> None:
+    lab.rows[0]["stain"] = "Nissl"
+    lab.write()
+
+
+def add_row(lab: Lab) -> None:
+    lab.add_section("third", seed=5)
+    lab.write()
+
+
+def reorder_rows(lab: Lab) -> None:
+    lab.rows.reverse()
+    lab.write()
+
+
+def change_model(lab: Lab) -> None:
+    data = bytearray((lab.folder / "data" / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (lab.folder / "data" / "model.safetensors").write_bytes(data)
+
+
+def setting(block: str, key: str, value: object) -> Callable[[Lab], None]:
+    def change(lab: Lab) -> None:
+        lab.config.setdefault(block, {})[key] = value
+        lab.write()
+
+    return change
+
+
+def edit(module: str, old: str, new: str) -> Callable[[Lab], None]:
+    def change(lab: Lab) -> None:
+        path = lab.folder / "workflow" / "lib" / "cytomend" / module
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def delete(place: str) -> Callable[[Lab], None]:
+    def change(lab: Lab) -> None:
+        path = lab.folder / place
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in STAGES}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(touch_everything, set(), id="touching every input, setting and source redoes nothing"),
+        pytest.param(change_pixels, jobs("left", "plan_section"), id="new pixels redo their section"),
+        pytest.param(change_mask, jobs("left", "plan_section"), id="a new mask redoes its section"),
+        pytest.param(change_row, jobs("left", "mend_shard"), id="a row's seed redoes that section's mending"),
+        pytest.param(change_stain, jobs("left", "plan_section"), id="a row's stain redoes that section"),
+        pytest.param(add_row, jobs("third", "plan_section"), id="a new row runs that section alone"),
+        pytest.param(reorder_rows, set(), id="reordered rows redo nothing"),
+        pytest.param(change_model, BOTH["mend_shard"], id="a new model of the same name redoes mending"),
+        pytest.param(setting("mend", "steps", 4), BOTH["mend_shard"], id="more steps redo mending"),
+        pytest.param(setting("mask", "grow_px", 5), BOTH["plan_section"], id="a wider margin redoes plans"),
+        pytest.param(setting("pyramid", "chunk_px", 128), BOTH["blend_section"], id="other chunks redo blending"),
+        pytest.param(setting("report", "context_px", 20), BOTH["report_section"], id="report settings redo pages"),
+        pytest.param(
+            edit("diffusion/samplers.py", "    level = [", "    # why not\n    level = ["),
+            set(),
+            id="a comment redoes nothing",
+        ),
+        pytest.param(
+            edit("diffusion/samplers.py", "x = noise(0)", "x = noise(0) * 1"),
+            BOTH["mend_shard"],
+            id="new behaviour of the sampler redoes mending",
+        ),
+        pytest.param(
+            edit("storage/pyramid.py", ">> 2).astype", ">> 2).copy().astype"),
+            BOTH["blend_section"],
+            id="new behaviour of blending redoes it",
+        ),
+        pytest.param(
+            delete("results/left/corrected.ome.zarr"),
+            jobs("left", "blend_section"),
+            id="a deleted pyramid is made again",
+        ),
+        pytest.param(
+            delete("results/right/report/index.html"), {"report_section right", "summarise_brain"}, id="a deleted page"
+        ),
+    ],
+)
+def test_only_what_changed_is_redone(lab: Lab, change: Callable[[Lab], None], expected: set[str]) -> None:
+    change(lab)
+    assert lab.would_run() == expected
+
+
+def test_killing_the_whole_run_leaves_nothing_that_looks_finished_and_the_rerun_gives_the_same_pixels(lab: Lab) -> None:
+    undisturbed = lab.corrected("left")
+    shutil.rmtree(lab.folder / "results")
+    lab.config["mend"]["steps"] = 200  # slow enough to be caught in the act
+    lab.write()
+    run = lab.start("results/left/corrected.manifest.json")
+    finished_region = lab.folder / "results" / "left" / "mended" / ".0.zarr.work" / "regions" / "1.npz"
+    wait_for(finished_region.exists, run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert not (lab.folder / "results" / "left" / "mended" / "0.manifest.json").exists()
+    assert not (lab.folder / "results" / "left" / "corrected.manifest.json").exists()
+    lab.config["mend"]["steps"] = 3
+    lab.write()
+    lab.snakemake("--unlock")
+    lab.snakemake()
+    np.testing.assert_array_equal(lab.corrected("left"), undisturbed)
+    assert lab.would_run() == set()
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param(
+            setting("mend", "step", 5), r"mend: .*'step' was unexpected.*known entries are", id="an unknown key"
+        ),
+        pytest.param(
+            setting("mend", "steps", 1000), r"mend\.steps: 1000 is greater than the maximum of 256", id="a bound"
+        ),
+        pytest.param(
+            setting("mend", "model", "no-such"), r"model 'no-such': expected a bundled name", id="an unknown model"
+        ),
+        pytest.param(delete("data/right.tif"), r"data/right\.tif", id="a missing scan"),
+        pytest.param(delete("config/sections.tsv"), r"config/sections\.tsv", id="a missing sheet"),
+    ],
+)
+def test_a_mistake_is_named_before_any_job(lab: Lab, change: Callable[[Lab], None], sentence: str) -> None:
+    change(lab)
+    process = lab.start("--dry-run")
+    output = process.communicate()[0]
+    assert process.returncode != 0
+    assert re.search(sentence, output), output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "", "brain", "left"])
+def test_a_bad_or_doubled_section_name_is_named_with_its_row(lab: Lab, name: str) -> None:
+    lab.rows[1]["section"] = name
+    lab.write()
+    process = lab.start("--dry-run")
+    output = process.communicate()[0]
+    assert process.returncode != 0
+    assert "config/sections.tsv, row 3" in output, output
