@@ -15,9 +15,9 @@ from scipy import ndimage
 from cytomend.diffusion.checkpoint import save_model
 from cytomend.diffusion.record import ModelSettings, UNetSettings
 from cytomend.diffusion.unet import UNet
-from cytomend.stages.blend_section import BlendSettings
-from cytomend.stages.mend_shard import Machine, MendSettings
-from cytomend.stages.plan_section import PlanSettings
+from cytomend.stages.blend_section import BlendSettings, blend_section
+from cytomend.stages.mend_shard import Machine, MendSettings, mend_shard
+from cytomend.stages.plan_section import PlanSettings, plan_section
 
 WINDOW_PX = 32
 
@@ -145,3 +145,16 @@ def as_json(settings):
 
 
 PYRAMID = BlendSettings(chunk_px=64, shard_px=128)
+
+
+def mend_by_stages(section, model, folder, *, machine=None, plan=None, mend=None, pyramid=PYRAMID):
+    """Plan, mend every shard, blend; return the corrected OME-Zarr."""
+    planned = plan or plan_settings()
+    plan_section(section.image, section.annotation, planned, folder / "plan")
+    stores = [folder / f"{shard}.zarr" for shard in range(planned.shards)]
+    for shard, store in enumerate(stores):
+        settings = mend or mend_settings()
+        mend_shard(section.image, folder / "plan", shard, model, settings, machine or cpu(), store)
+    out = folder / "corrected.ome.zarr"
+    blend_section(section.image, folder / "plan", stores, pyramid, "0" * 64, out)
+    return out

@@ -203,7 +203,7 @@ def test_a_cache_written_by_another_process_is_seen(tmp_path, readings):
     cached_identity(path, cache)
     entries = json.loads(cache.read_text())["entries"]
     other = settled(tmp_path / "b.tif", b"others")
-    entries[str(other)] = {"stamp": identity._stamp(other), "identity": "written elsewhere"}
+    entries[str(other)] = {"stamp": identity.stamp(other), "identity": "written elsewhere"}
     cache.write_text(json.dumps({"version": 1, "entries": entries}))
     assert cached_identity(other, cache) == "written elsewhere"
     assert readings == [path]

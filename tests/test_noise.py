@@ -1,4 +1,4 @@
-"""Noise that belongs to the place: the published numbers, the normal distribution, and the same pixel whatever the cells."""
+"""Noise that belongs to the place: the published numbers, the normal law, and the same pixel whatever the cells."""
 
 from __future__ import annotations
 

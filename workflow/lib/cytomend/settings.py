@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,17 @@ from cytomend.errors import InputError
 from cytomend.places import SCHEMAS
 
 Record = dict[str, Any]
+
+
+def _is_number(_: object, value: object) -> bool:
+    """Whether a value is a number one can reckon with; NaN would pass every bound."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_number),
+)
 
 
 @cache
@@ -41,7 +53,7 @@ def checked(record: object, schema_name: str, where: str) -> Record:
     """
     rules = schema(schema_name)
     completed = _with_defaults(deepcopy(record), rules)
-    errors = sorted(jsonschema.Draft202012Validator(rules).iter_errors(completed), key=lambda e: list(map(str, e.path)))
+    errors = sorted(Validator(rules).iter_errors(completed), key=lambda e: list(map(str, e.path)))
     if errors:
         raise InputError(f"{where}: " + "; ".join(_sentence(error) for error in errors))
     assert isinstance(completed, dict)
@@ -72,9 +84,11 @@ def one_line(record: Record) -> str:
 
 
 def _with_defaults(value: Any, rules: Record) -> Any:  # noqa: ANN401 - YAML holds anything
-    """Fill in what is absent, block by block."""
+    """Fill in what is absent, block by block, and write whole numbers such as a spreadsheet's 2.0 as such."""
     if value is None and rules.get("type") == "object":
         value = {}
+    if isinstance(value, float) and value.is_integer() and "integer" in rules.get("type", ()):
+        return int(value)
     if isinstance(value, dict):
         for key, rule in rules.get("properties", {}).items():
             if key not in value and "default" in rule:

@@ -41,6 +41,11 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
         If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs
         twice.
     """
+    pyramid = config["pyramid"]
+    if pyramid["shard_px"] % pyramid["chunk_px"]:
+        raise InputError(
+            f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
+        )
     rows = _rows(path)
     sections: dict[str, SectionSettings] = {}
     lines: dict[str, int] = {}
@@ -105,6 +110,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
             "jump": config["mend"]["jump"],
             "resample": config["mend"]["resample"],
             "seed": own("seed", "mend"),
+            "eta": float(config["mend"]["eta"]),
         },
     )
 

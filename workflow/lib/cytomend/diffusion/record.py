@@ -65,7 +65,7 @@ class ModelSettings:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSettings:
-        """Read the record back; raises KeyError, TypeError or ValueError on anything else."""
+        """Read the record back; raises AttributeError, KeyError, TypeError or ValueError on anything else."""
         record = json.loads(text)
         if record.pop("format") != FORMAT:
             raise ValueError("unknown format")
@@ -91,7 +91,7 @@ def load_settings(path: Path) -> ModelSettings:
         ) from error
     try:
         return ModelSettings.from_json(metadata["cytomend"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: a safetensors file without a cytomend settings record ({error!r});"
             " expected one written by `cytomend train`"

@@ -21,17 +21,18 @@ Noise = Callable[[int], Tensor]
 """Draw number -> standard normal field, shaped as the canvas."""
 
 
-def posterior(x: Tensor, x0: Tensor, noise: Tensor, now: Tensor, then: Tensor) -> Tensor:
-    """Draw x_then given x_now and the expected clean image (Ho et al. 2020, Eq. 6 and 7).
+def step_down(x: Tensor, x0: Tensor, noise: Tensor, now: Tensor, then: Tensor, eta: float = 1.0) -> Tensor:
+    """Go from x_now to x_then, given the expected clean image (Song et al. 2021, Eq. 12 and 16).
 
     Parameters
     ----------
     x, x0, noise : (n, C, h, w)
     now, then : scalar float64, alpha_bar at the two times, ``now <= then``
+    eta : share of fresh noise; 1 draws from the posterior of Ho et al. (2020, Eq. 6, 7), 0 is deterministic
     """
-    alpha = now / then
-    mean = (then.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - then) * x) / (1 - now)
-    return mean + ((1 - alpha) * (1 - then) / (1 - now)).sqrt() * noise
+    fresh = eta**2 * (1 - then) / (1 - now) * (1 - now / then)  # variance
+    kept = (1 - then - fresh) / (1 - now)
+    return then.sqrt() * x0 + kept.clamp(min=0).sqrt() * (x - now.sqrt() * x0) + fresh.sqrt() * noise
 
 
 def repaint(
@@ -59,7 +60,7 @@ def repaint(
             x0 = denoise(x, torch.full_like(known, times[now], dtype=torch.int64))
             fresh = noise(draw)
             given = diffuse(image, fresh, level[then])  # known region, Eq. 8a
-            drawn = posterior(x, x0, fresh, level[now], level[then])  # unknown region, Eq. 8b
+            drawn = step_down(x, x0, fresh, level[now], level[then])  # unknown region, Eq. 8b
             x = torch.where(known, given, drawn)  # Eq. 8c
         else:
             kept = level[then] / level[now]
@@ -69,17 +70,23 @@ def repaint(
 
 
 def timemap(
-    denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, times: list[int], noise: Noise
+    denoise: Denoise,
+    image: Tensor,
+    known: Tensor,
+    alpha_bar: Tensor,
+    times: list[int],
+    noise: Noise,
+    eta: float = 1.0,
 ) -> Iterator[Tensor]:
     """Inpaint with a network that sees known pixels clean, at time 0 (TD-Paint, arXiv 2410.09306).
 
-    No resampling is needed: ancestral steps from noise to image on the unknown pixels. Parameters as in `repaint`,
-    with ``times`` falling to 0.
+    No resampling is needed: one step after another from noise to image. Parameters as in `repaint`,
+    with ``times`` falling to 0, and ``eta`` as in `step_down`.
     """
     x = torch.where(known, image, noise(0))
     for draw, (now, then) in enumerate(pairwise(times), start=1):
         x0 = denoise(x, torch.where(known, 0, now))
-        x = torch.where(known, image, posterior(x, x0, noise(draw), alpha_bar[now], alpha_bar[then]))
+        x = torch.where(known, image, step_down(x, x0, noise(draw), alpha_bar[now], alpha_bar[then], eta))
         yield x
 
 
@@ -87,13 +94,16 @@ def timemap(
 class Sampler:
     """A sampler by name, with its settings: what the configuration says, and what the metadata record.
 
-    ``jump`` and ``resample`` belong to the RePaint walk and are 1 for samplers that do not resample.
+    ``jump`` and ``resample`` belong to the RePaint walk and are 1 for samplers that do not resample. ``eta`` and
+    ``bend`` belong to `timemap`: the share of fresh noise, and how much denser the steps lie towards the clean end.
     """
 
     name: str
     steps: int
     jump: int = 1
     resample: int = 1
+    eta: float = 1.0
+    bend: float = 1.0
 
     @property
     def resamples(self) -> bool:
@@ -108,19 +118,19 @@ class Sampler:
     @property
     def calls(self) -> int:
         """Network calls a window."""
-        return network_calls(self.walk)
+        return network_calls(self.walk) if self.resamples else len(strided_times(self.steps, bend=self.bend)) - 1
 
     def run(self, denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, noise: Noise) -> Iterator[Tensor]:
         """Yield the states of the canvas; the last is the mended one."""
-        falling = strided_times(self.steps, len(alpha_bar) - 1)
+        falling = strided_times(self.steps, len(alpha_bar) - 1, self.bend)
         if self.resamples:
             return repaint(denoise, image, known, alpha_bar, falling[::-1], self.walk, noise)
-        return timemap(denoise, image, known, alpha_bar, falling, noise)
+        return timemap(denoise, image, known, alpha_bar, falling, noise, self.eta)
 
 
 SAMPLERS = {
     "repaint": Sampler("repaint", steps=256, jump=10, resample=10),
     "repaint-strided": Sampler("repaint-strided", steps=50, jump=10, resample=10),
-    "timemap": Sampler("timemap", steps=50),
+    "timemap": Sampler("timemap", steps=50, eta=0.0, bend=1.5),
 }
 """The samplers of the design, with their default settings; ``repaint`` is the paper's."""

@@ -29,8 +29,11 @@ def cosine_alpha_bar(times: int = TIMES, offset: float = 0.008, largest_beta: fl
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)])
 
 
-def strided_times(steps: int, times: int = TIMES) -> list[int]:
-    """Return ``steps + 1`` evenly spaced times from ``times`` down to 0.
+def strided_times(steps: int, times: int = TIMES, bend: float = 1.0) -> list[int]:
+    """Return ``steps + 1`` times from ``times`` down to 0, evenly spaced or, with ``bend`` above 1, denser towards 0.
+
+    The clean end is where the grain of the tissue is decided. Times are integers, so that a bent ladder of many
+    steps may have fewer rungs than asked for.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def strided_times(steps: int, times: int = TIMES) -> list[int]:
     """
     if not 1 <= steps <= times:
         raise ValueError(f"steps is {steps}, expected 1 to {times}")
-    return [round(i * times / steps) for i in range(steps, -1, -1)]
+    return sorted({round(times * (i / steps) ** bend) for i in range(steps + 1)}, reverse=True)
 
 
 def resampling_walk(steps: int, jump: int, resample: int) -> list[int]:

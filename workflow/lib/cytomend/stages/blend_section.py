@@ -25,7 +25,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.regions.plan import Plan
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import manifest_of, one_writer, publish
+from cytomend.storage.publish import damaged_files, manifest_of, one_writer, publish
 from cytomend.storage.pyramid import (
     VERSION,
     Grid,
@@ -163,6 +163,8 @@ def _open_store(path: Path) -> zarr.Group:
         store = zarr.open_group(path, mode="r")
         for name in ("pixels", "corners", "region"):
             store[name]
+        if damaged := damaged_files(path):  # Zarr reads a lost chunk as zeros
+            raise ValueError(f"missing or altered since it was written: {', '.join(damaged[:3])}")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path}: expected the store of a mended shard ({error!r}); delete {manifest_of(path)} and run again"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from cytomend.errors import InputError
@@ -41,11 +42,10 @@ def mend(section: SectionSettings, config: Record, machine: Machine, out: Path) 
 def _section(args: argparse.Namespace, config: Record) -> SectionSettings:
     """Make a row of the sheet out of the command line."""
     row = {
-        "section": "".join(c if c.isalnum() and c.isascii() else "-" for c in args.image.name.split(".")[0]).strip("-")
-        or "section",
+        "section": _section_name(args.image),
         "image": str(args.image),
         "annotation": str(args.mask),
-        "pixel_size_um": args.pixel_size_um or _pixel_size_um(args.image),
+        "pixel_size_um": _pixel_size_um(args.image) if args.pixel_size_um is None else args.pixel_size_um,
     }
     given = {
         key: getattr(args, key)
@@ -57,6 +57,12 @@ def _section(args: argparse.Namespace, config: Record) -> SectionSettings:
     return settings_of(checked({**row, **given}, "sections", "command line"), config, "command line")
 
 
+def _section_name(image: Path) -> str:
+    """Return the scan's name as a sheet would accept it."""
+    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in image.name.split(".")[0]).strip("-")[:80]
+    return f"section-{plain}".strip("-") if plain in {"", "brain"} else plain
+
+
 def _pixel_size_um(image: Path) -> float:
     with open_image(image) as opened:
         if opened.pixel_size_um is None:
@@ -64,7 +70,9 @@ def _pixel_size_um(image: Path) -> float:
         return opened.pixel_size_um
 
 
-def _check_out(out: Path, *, overwrite: bool) -> None:
+def _check_out(out: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
+    if lost := [path for path in sources if path.resolve().is_relative_to(out.resolve())]:
+        raise InputError(f"--out {out}: would replace {lost[0]}, from which it is made; choose another name")
     if not out.name.endswith(".zarr"):
         raise InputError(f"--out {out}: expected a name that ends in .ome.zarr")
     if out.exists() and not overwrite:
@@ -100,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    _check_out(args.out, overwrite=args.overwrite)
+    _check_out(args.out, [args.image, args.mask], overwrite=args.overwrite)
     config = checked({}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
     print(mend(_section(args, config), config, machine, args.out))

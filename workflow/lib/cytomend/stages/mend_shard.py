@@ -24,7 +24,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from cytomend.fingerprint import fingerprint
 from cytomend.regions.canvas import read_canvas
 from cytomend.regions.lattice import Layout
 from cytomend.regions.plan import Plan
+from cytomend.storage.identity import stamp
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest, write_whole
 from cytomend.values import from_model, to_model
@@ -66,6 +67,7 @@ class MendSettings:
     jump: int
     resample: int
     seed: int
+    eta: float = 0.0
 
     def choose(self) -> Sampler:
         """Return the sampler.
@@ -77,8 +79,10 @@ class MendSettings:
         """
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
-        resamples = SAMPLERS[self.sampler].resamples
-        return Sampler(self.sampler, self.steps, self.jump if resamples else 1, self.resample if resamples else 1)
+        default = SAMPLERS[self.sampler]
+        if default.resamples:
+            return replace(default, steps=self.steps, jump=self.jump, resample=self.resample)
+        return replace(default, steps=self.steps, eta=self.eta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ def mend_shard(
             work,
             {
                 "plan": read_manifest(manifest_of(plan_folder)),
+                "image": stamp(image_path),
                 "shard": shard,
                 **provenance,
                 "code": fingerprint("cytomend.stages.mend_shard"),
@@ -131,8 +136,10 @@ def mend_shard(
                     _mend_one(mend_region, region, done, plan.facts.section)
                 bar.update(windows)
             bar.close()
-        _gather(plan, mine["region"].tolist(), done, work, provenance)
-        return publish(work, out, {"section": plan.facts.section, "shard": shard, "regions": len(mine)})
+        _gather(plan, mine["region"].tolist(), done, work / "store", provenance)
+        manifest = publish(work / "store", out, {"section": plan.facts.section, "shard": shard, "regions": len(mine)})
+        shutil.rmtree(work)  # not before: a job killed while it publishes keeps its regions
+        return manifest
 
 
 def _mend_one(mend_region: Callable[[int], dict[str, NDArray[Any]]], region: int, done: Path, section: str) -> None:
@@ -174,6 +181,8 @@ def _region_mender(
             settings.seed,
             machine.device,
         )
+        if not np.isfinite(mended).all():
+            raise InputError(f"{model}: region {region}: the network's answer is not finite; train it again")
         own = (canvas.numbers == region).any(axis=(1, 2, 3))
         return {
             "pixels": from_model(mended[own], facts.value_range, np.dtype(facts.dtype)),
@@ -244,7 +253,7 @@ def _keep_only(work: Path, key: dict[str, Any]) -> None:
     note.write_text(text)
 
 
-def _gather(plan: Plan, regions: list[int], done: Path, work: Path, provenance: dict[str, Any]) -> None:
+def _gather(plan: Plan, regions: list[int], done: Path, store: Path, provenance: dict[str, Any]) -> None:
     """Turn the finished regions into one store, a region at a time."""
     facts = plan.facts
     cell_px, counts = facts.lattice.cell_px, []
@@ -252,7 +261,7 @@ def _gather(plan: Plan, regions: list[int], done: Path, work: Path, provenance: 
         with np.load(done / f"{region}.npz", allow_pickle=False) as arrays:
             counts.append(len(arrays["corners"]))
     total = sum(counts)
-    group = zarr.open_group(work, mode="a", zarr_format=3)
+    group = zarr.open_group(store, mode="w", zarr_format=3)
     pixels = group.create_array(
         "pixels",
         shape=(total, facts.channels, cell_px, cell_px),
@@ -272,8 +281,6 @@ def _gather(plan: Plan, regions: list[int], done: Path, work: Path, provenance: 
         "region", data=np.repeat(np.array(regions, dtype=np.int64), counts), dimension_names=("cell",), overwrite=True
     )
     group.attrs.update(provenance)
-    shutil.rmtree(done)
-    (work / "made-from").unlink()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

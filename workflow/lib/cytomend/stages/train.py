@@ -39,6 +39,7 @@ from cytomend.report.model_card import draw_losses, draw_samples, write_card
 from cytomend.settings import read_yaml
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
+from cytomend.storage.publish import write_whole
 from cytomend.values import to_model
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,10 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
                 }
             )
             losses = []
+            # The table first: a training killed in between resumes before its last row, which is then left out.
+            table = pd.DataFrame(rows)
+            write_whole(out / "loss.tsv", lambda p: table.to_csv(p, sep="\t", index=False, float_format="%.6g"))  # noqa: B023
             training.save(state)
-            pd.DataFrame(rows).to_csv(out / "loss.tsv", sep="\t", index=False, float_format="%.6g")
             draw_losses(rows, out / "loss.png")
             log.info(
                 "step %d of %d: loss %.5f, held out %.5f, %.3f s a step",

@@ -67,13 +67,13 @@ def cached_identity(path: Path, cache_file: Path) -> str:
     """
     key = os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links, and two links may come to differ
     with _blamed_on(path):
-        before = _stamp(path)
+        before = stamp(path)
     entry = _load(cache_file).get(key)
     if entry is not None and entry.get("stamp") == before and isinstance(entry.get("identity"), str):
         return str(entry["identity"])
     identity = image_identity(path)
     with _blamed_on(path):
-        if _stamp(path) == before and not _is_young(path):
+        if stamp(path) == before and not _is_young(path):
             _store(cache_file, key, {"stamp": before, "identity": identity})
     return identity
 
@@ -120,8 +120,8 @@ def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...
                 yield inside + entry.name
 
 
-def _stamp(path: Path) -> _Stamp:
-    """Return what changes, without reading a file, when its contents do."""
+def stamp(path: Path) -> _Stamp:
+    """Return what changes, without reading a file, when its contents do: sizes and times."""
     if not path.is_dir():
         facts = path.stat()
         return [facts.st_size, facts.st_mtime_ns]

@@ -27,7 +27,7 @@ BOOKKEEPING = {CHECKSUMS, ".snakemake_timestamp"}
 
 def manifest_of(folder: Path) -> Path:
     """Return where the manifest of a published folder stands."""
-    return folder.with_name(folder.name.split(".")[0] + ".manifest.json")
+    return folder.with_name(folder.name.removesuffix(".zarr").removesuffix(".ome") + ".manifest.json")
 
 
 @contextmanager

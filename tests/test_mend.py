@@ -1,0 +1,657 @@
+"""From scan and mask to the corrected OME-Zarr: what is untouched, what depends on what, what survives a kill or a bad file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from conftest import (
+    as_json,
+    blobs,
+    cpu,
+    mend_by_stages,
+    mend_settings,
+    plan_settings,
+    write_tiff,
+)
+from scipy import ndimage
+
+from cytomend.cli import main
+from cytomend.diffusion.record import checkpoint_hash
+from cytomend.errors import InputError
+from cytomend.regions.plan import Plan
+from cytomend.stages import mend_shard as mending
+from cytomend.stages.blend_section import BlendSettings, blend_section
+from cytomend.stages.mend_shard import mend_shard
+from cytomend.stages.plan_section import plan_section
+from cytomend.storage.publish import damaged_files, manifest_of
+
+PLACES = {
+    "within": blobs((151, 133), (40, 50, 52, 90), (100, 20, 130, 31), (60, 100, 63, 104)),
+    "at the border": blobs((151, 133), (0, 0, 9, 12), (140, 100, 151, 133), (70, 0, 75, 133)),
+    "smaller than a window": blobs((21, 17), (5, 3, 12, 9)),
+    "one row": blobs((1, 90), (0, 30, 1, 44)),
+}
+
+
+def level(store, number=0):
+    return zarr.open_group(store, mode="r")[str(number)][...]
+
+
+def channels_last(pixels):
+    return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+
+
+def command(stage, **options):
+    """The words of a command line; lists become several words, True a flag."""
+    words = [stage]
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        words += [flag] if value is True else [flag, *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+# Law 1: untouched is untouched
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 1), ("uint16", 1), ("uint8", 3)])
+def test_every_pixel_outside_the_grown_mask_leaves_as_it_came(
+    make_section, tiny_model, tmp_path, place, dtype, channels
+):
+    section = make_section(PLACES[place], dtype, channels)
+    out = mend_by_stages(section, tiny_model(channels), tmp_path, plan=plan_settings(model_channels=channels))
+    mended, grown = channels_last(level(out)), section.grown(2)
+    assert mended.dtype == section.pixels.dtype
+    assert mended.shape == section.pixels.shape
+    assert np.array_equal(mended[~grown], section.pixels[~grown])
+    assert (mended[grown] != section.pixels[grown]).mean() > 0.5
+    assert damaged_files(out) == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_label_marks_exactly_the_grown_mask_with_a_number_a_region(make_section, tiny_model, tmp_path, place):
+    section = make_section(PLACES[place])
+    label = level(mend_by_stages(section, tiny_model(), tmp_path) / "labels" / "mended")
+    grown = section.grown(2)
+    assert label.dtype == np.uint32
+    assert np.array_equal(label > 0, grown)
+    components, count = ndimage.label(grown, np.ones((3, 3)))
+    pairs = set(zip(components[grown].tolist(), label[grown].tolist(), strict=True))
+    assert len(pairs) == count
+    assert {number for _, number in pairs} == set(range(1, count + 1))
+
+
+def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    out = mend_by_stages(section, tiny_model(), tmp_path, mend=mend_settings(seed=77))
+    record = dict(zarr.open_group(out, mode="r").attrs)["cytomend"]
+    mask_hash = json.loads((tmp_path / "plan" / "section.json").read_text())["mask_blake2b"]
+    assert record == {
+        "cytomend": record["cytomend"],
+        "model": "random-1",
+        "checkpoint_sha256": checkpoint_hash(tiny_model()),
+        "sampler": "timemap",
+        "sampler_steps": 3,
+        "sampler_jump": 1,
+        "sampler_resample": 1,
+        "network_calls": 3,
+        "seed": 77,
+        "source_blake2b": "0" * 64,
+        "mask_blake2b": mask_hash,
+        "grow_px": 2,
+        "window_px": 32,
+        "stride_px": 24,
+        "value_range": [0.0, 255.0],
+        "regions": 3,
+        "mended_px": int(section.grown(2).sum()),
+    }
+    assert dict(zarr.open_group(tmp_path / "0.zarr", mode="r").attrs)["seed"] == 77
+
+
+def test_every_level_of_the_label_shows_every_region(make_section, tiny_model, tmp_path):
+    out = mend_by_stages(make_section(PLACES["within"]), tiny_model(), tmp_path)
+    assert [set(np.unique(level(out / "labels" / "mended", i))) for i in range(3)] == [{0, 1, 2, 3}] * 3
+
+
+def test_what_stands_under_the_mask_does_not_matter(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["at the border"])
+    first = level(mend_by_stages(section, tiny_model(), tmp_path / "a"))
+    spoilt = np.where(section.grown(2), 255 - section.pixels, section.pixels)
+    write_tiff(section.image, spoilt)
+    assert np.array_equal(level(mend_by_stages(section, tiny_model(), tmp_path / "b")), first)
+
+
+def test_another_seed_draws_other_pixels(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    a, b = (level(mend_by_stages(section, tiny_model(), tmp_path / str(s), mend=mend_settings(seed=s))) for s in (1, 2))
+    assert (a != b)[section.grown(2)].mean() > 0.5
+
+
+@pytest.mark.parametrize("sampler", ["repaint", "repaint-strided"])
+def test_the_other_samplers_touch_no_more(make_section, tiny_model, tmp_path, sampler):
+    section = make_section(PLACES["smaller than a window"])
+    mended = level(mend_by_stages(section, tiny_model(), tmp_path, mend=mend_settings(sampler=sampler, steps=4)))
+    assert np.array_equal(mended != section.pixels, (mended != section.pixels) & section.grown(2))
+    assert (mended != section.pixels).any()
+
+
+# Law 2: the result belongs to the section, not to the run
+
+MANY = blobs((140, 170), *[(y, x, y + 5, x + 4 + y % 7) for y in (3, 45, 90, 128) for x in (2, 55, 110, 150)])
+
+
+@pytest.fixture
+def many(make_section, tiny_model, tmp_path):
+    """A section of sixteen regions, and what comes of it when it is mended in one go."""
+    section = make_section(MANY, "uint16")
+    return section, level(mend_by_stages(section, tiny_model(), tmp_path / "reference"))
+
+
+@pytest.mark.parametrize(
+    ("name", "plan", "machine"),
+    [
+        ("four shards", plan_settings(shards=4), cpu()),
+        ("more shards than regions", plan_settings(shards=20), cpu()),
+        ("a window a batch", plan_settings(), cpu(batch_windows=1)),
+        ("two threads", plan_settings(), cpu(threads=2)),
+    ],
+)
+def test_the_pixels_do_not_depend_on_the_run(many, tiny_model, tmp_path, name, plan, machine):
+    section, expected = many
+    out = mend_by_stages(section, tiny_model(), tmp_path / "other", plan=plan, machine=machine)
+    assert np.array_equal(level(out), expected), name
+
+
+def test_the_pixels_do_not_depend_on_the_order_of_regions(many, tiny_model, tmp_path, monkeypatch):
+    section, expected = many
+    read = Plan.read
+
+    def backwards(folder):
+        plan = read(folder)
+        return Plan(plan.facts, plan.regions.iloc[::-1], plan.windows.iloc[::-1], plan.labels)
+
+    monkeypatch.setattr(mending.Plan, "read", backwards)
+    assert np.array_equal(level(mend_by_stages(section, tiny_model(), tmp_path / "other")), expected)
+
+
+def test_the_pixels_do_not_depend_on_how_the_pyramid_is_cut(many, tiny_model, tmp_path):
+    section, expected = many
+    out = mend_by_stages(section, tiny_model(), tmp_path / "other", pyramid=BlendSettings(512, 4096))
+    assert np.array_equal(level(out), expected)
+
+
+def test_a_region_far_from_the_others_is_mended_as_if_alone(make_section, tiny_model, tmp_path):
+    both, alone = (blobs((60, 200), *boxes) for boxes in ([(20, 20, 30, 30), (20, 160, 30, 170)], [(20, 160, 30, 170)]))
+    pixels = [
+        level(mend_by_stages(make_section(m, name=n), tiny_model(), tmp_path / n))
+        for n, m in {"both": both, "alone": alone}.items()
+    ]
+    assert np.array_equal(pixels[0][:, 100:], pixels[1][:, 100:])
+
+
+# Law 7: a killed job leaves nothing that looks finished
+
+
+@pytest.fixture
+def mended_regions(monkeypatch):
+    """The numbers of the regions that are mended from now on."""
+    numbers, mend_one = [], mending._mend_one
+
+    def count(mend_region, region, *rest):
+        mend_one(mend_region, region, *rest)
+        numbers.append(region)
+
+    monkeypatch.setattr(mending, "_mend_one", count)
+    return numbers
+
+
+def test_a_shard_that_failed_in_the_middle_is_continued(many, tiny_model, tmp_path, mended_regions, monkeypatch):
+    section, expected = many
+    folder, counted = tmp_path / "other", mending._mend_one
+
+    def fail_at_six(mend_region, region, *rest):
+        if region == 6:
+            raise MemoryError("as if the GPU were full")
+        counted(mend_region, region, *rest)
+
+    monkeypatch.setattr(mending, "_mend_one", fail_at_six)
+    with pytest.raises(MemoryError):
+        mend_by_stages(section, tiny_model(), folder)
+    assert not (folder / "0.zarr").exists()
+    assert not manifest_of(folder / "0.zarr").exists()
+    monkeypatch.setattr(mending, "_mend_one", counted)
+    assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder)), expected)
+    assert mended_regions == list(range(1, 17))  # none of them twice
+
+
+@pytest.mark.parametrize("change", ["seed", "image", "model"])
+def test_regions_left_by_a_failed_shard_are_not_used_for_another_result(
+    many, tiny_model, tmp_path, monkeypatch, change
+):
+    section, _ = many
+    section = section if change != "image" else many[0]
+    left = tmp_path / "other"
+    mend_one = mending._mend_one
+
+    def fail_at_six(mend_region, region, *rest):
+        if region == 6:
+            raise MemoryError
+        mend_one(mend_region, region, *rest)
+
+    monkeypatch.setattr(mending, "_mend_one", fail_at_six)
+    plan = plan_settings(value_range=(0, 9000))
+    with pytest.raises(MemoryError):
+        mend_by_stages(section, tiny_model(), left, plan=plan)
+    monkeypatch.setattr(mending, "_mend_one", mend_one)
+    mend, model = mend_settings(), tiny_model()
+    if change == "seed":
+        mend = mend_settings(seed=5)
+    elif change == "image":
+        write_tiff(section.image, 9000 - section.pixels)
+    else:
+        model = shutil.copy(model, tmp_path / "edited.safetensors")
+        data = bytearray(Path(model).read_bytes())
+        data[-1] ^= 0x40
+        Path(model).write_bytes(data)
+        model = Path(model)
+    continued = level(mend_by_stages(section, model, left, plan=plan, mend=mend))
+    assert np.array_equal(continued, level(mend_by_stages(section, model, tmp_path / "new", plan=plan, mend=mend)))
+
+
+def start(words, tmp_path):
+    """Start a stage as a process of its own."""
+    log = (tmp_path / "log").open("w")
+    environment = {**os.environ, "PYTHONPATH": str(Path(mending.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "cytomend", *words], env=environment, stdout=log, stderr=log)
+
+
+def kill_when(process, ready, tmp_path):
+    """Kill a process, as the machine's lack of memory would, as soon as something is there."""
+    end = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < end, "nothing was there after a minute"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+
+
+def test_a_shard_killed_in_the_middle_is_continued_with_the_same_pixels(
+    make_section, tiny_model, tmp_path, mended_regions
+):
+    section, model, settings = make_section(MANY), tiny_model(), mend_settings(steps=8)
+    plan, store = tmp_path / "plan", tmp_path / "0.zarr"
+    plan_section(section.image, section.annotation, plan_settings(), plan)
+    words = command(
+        "mend-shard",
+        image=section.image,
+        plan=plan,
+        shard=0,
+        model=model,
+        settings=as_json(settings),
+        out=store,
+        device="cpu",
+        threads=1,
+    )
+    done = tmp_path / ".0.zarr.work" / "regions"
+    kill_when(start(words, tmp_path), lambda: len(list(done.glob("[0-9]*.npz"))) > 2, tmp_path)
+    finished = {int(path.stem) for path in done.glob("[0-9]*.npz")}
+    assert 2 < len(finished) < 16
+    assert not store.exists()
+    assert not manifest_of(store).exists()
+
+    assert main(words) == 0
+    assert set(mended_regions) == set(range(1, 17)) - finished
+    mend_shard(section.image, plan, 0, model, settings, cpu(), tmp_path / "undisturbed.zarr")
+    mended, expected = (zarr.open_group(path, mode="r") for path in (store, tmp_path / "undisturbed.zarr"))
+    assert all(np.array_equal(mended[name][...], expected[name][...]) for name in ("pixels", "corners", "region"))
+    assert not done.parent.exists()
+    assert json.loads(manifest_of(store).read_text()) == json.loads(
+        manifest_of(tmp_path / "undisturbed.zarr").read_text()
+    )
+
+
+def test_a_pyramid_killed_in_the_middle_is_written_anew_with_the_same_pixels(make_section, tiny_model, tmp_path):
+    section = make_section(blobs((1000, 1100), (480, 500, 500, 530)))
+    plan, store, out = tmp_path / "plan", tmp_path / "0.zarr", tmp_path / "corrected.ome.zarr"
+    plan_section(section.image, section.annotation, plan_settings(), plan)
+    mend_shard(section.image, plan, 0, tiny_model(), mend_settings(), cpu(), store)
+    settings = BlendSettings(chunk_px=64, shard_px=64)
+    words = command(
+        "blend-section",
+        image=section.image,
+        plan=plan,
+        shards=[store],
+        settings=as_json(settings),
+        source="0" * 64,
+        out=out,
+    )
+    begun = tmp_path / ".corrected.ome.zarr.work" / "0" / "c"
+    kill_when(start(words, tmp_path), lambda: begun.exists() and len(list(begun.iterdir())) > 1, tmp_path)
+    assert not out.exists()
+    assert not manifest_of(out).exists()
+
+    assert main(words) == 0
+    blend_section(section.image, plan, [store], settings, "0" * 64, tmp_path / "undisturbed.ome.zarr")
+    assert manifest_of(out).read_text() == manifest_of(tmp_path / "undisturbed.ome.zarr").read_text()
+    assert not begun.exists()
+
+
+def test_a_second_result_replaces_the_first_only_when_it_is_whole(make_section, tiny_model, tmp_path, monkeypatch):
+    section = make_section(PLACES["within"])
+    out = mend_by_stages(section, tiny_model(), tmp_path)
+    before = level(out)
+
+    def fail(*_):
+        raise RuntimeError("as if it were killed")
+
+    monkeypatch.setattr("cytomend.stages.blend_section._describe", fail)
+    with pytest.raises(RuntimeError):
+        mend_by_stages(section, tiny_model(), tmp_path, mend=mend_settings(seed=9))
+    assert np.array_equal(level(out), before)
+    assert damaged_files(out) == []
+
+
+# Law 8: bad input is refused, with a sentence
+
+
+def mend_command(section, model, out, **options):
+    """`cytomend mend` with little to do."""
+    usual = {"mask": section.annotation, "model": model, "steps": 2, "device": "cpu", "threads": 1, "out": out}
+    words = command("mend", **{**usual, **options})
+    return [words[0], str(section.image), *words[1:]]
+
+
+@pytest.fixture
+def refused(make_section, tiny_model, tmp_path, capsys):
+    """A function that runs `cytomend mend` and returns the sentence with which it is refused; nothing is left behind."""
+    section = make_section(PLACES["within"])
+
+    def run(change=lambda _: None, **options):
+        change(section)
+        out = options.pop("out", tmp_path / "mended.ome.zarr")
+        assert main(mend_command(section, options.pop("model", tiny_model()), out, **options)) == 2
+        assert not (tmp_path / "mended.ome.zarr").exists()
+        assert not manifest_of(tmp_path / "mended.ome.zarr").exists()
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    run.section = section
+    return run
+
+
+def test_a_missing_image_is_named(refused):
+    assert "scan.tif: expected" in refused(lambda section: section.image.unlink())
+
+
+def test_a_missing_mask_is_named(refused, tmp_path):
+    assert "nowhere.tif" in refused(mask=tmp_path / "nowhere.tif")
+
+
+def test_a_truncated_image_is_named(refused):
+    def cut(section):
+        section.image.write_bytes(section.image.read_bytes()[:-6000])
+
+    sentence = refused(cut)
+    assert "scan.tif" in sentence
+
+
+def test_an_image_of_floats_is_refused(refused):
+    sentence = refused(lambda section: tifffile.imwrite(section.image, np.full((151, 133), np.nan, "float32")))
+    assert "float32" in sentence
+    assert "scan.tif" in sentence
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(refused):
+    sentence = refused(lambda section: tifffile.imwrite(section.annotation, np.ones((90, 133), "uint8")))
+    assert "151 x 133" in sentence
+    assert "90 x 133" in sentence
+
+
+def test_a_section_without_anything_intact_is_refused(refused):
+    sentence = refused(lambda section: tifffile.imwrite(section.annotation, np.ones((151, 133), "uint8")))
+    assert "nothing intact is left" in sentence
+
+
+def test_an_annotation_outside_the_image_is_refused(refused, tmp_path):
+    path = tmp_path / "outside.geojson"
+    path.write_text(json.dumps(polygon([[500, 500], [520, 500], [520, 520], [500, 500]])))
+    assert "expected coordinates inside the image" in refused(mask=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04N."])
+def test_a_file_that_is_no_checkpoint_is_refused(refused, tmp_path, content):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    assert "not a safetensors file" in refused(model=path)
+
+
+def test_an_unknown_model_is_refused(refused):
+    assert "model 'splendid'" in refused(model="splendid")
+
+
+def test_a_model_of_another_pixel_size_is_refused(refused):
+    assert "pixel_size_um is 3" in refused(pixel_size_um=3)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_pixel_size_that_is_none_is_refused(refused, value):
+    assert "pixel_size_um" in refused(pixel_size_um=value)
+
+
+def test_a_model_of_other_channels_is_refused(refused, tiny_model):
+    assert "has 1 channels, the model was trained on 3" in refused(model=tiny_model(3))
+
+
+@pytest.mark.parametrize(("option", "value"), [("sampler", "ddim"), ("steps", 300), ("seed", -1), ("grow_px", 9999)])
+def test_a_setting_out_of_bounds_is_named(refused, option, value):
+    assert f"{option}: " in refused(**{option: value})
+
+
+def test_an_existing_result_is_not_overwritten_unless_asked(refused, tiny_model, tmp_path):
+    out = tmp_path / "there.ome.zarr"
+    out.mkdir()
+    (out / "zarr.json").write_text("{}")
+    assert "exists already" in refused(out=out)
+    assert main(mend_command(refused.section, tiny_model(), out, overwrite=True)) == 0
+    assert level(out).shape == (151, 133)
+
+
+def test_a_folder_that_is_no_result_is_never_overwritten(refused, tmp_path):
+    out = tmp_path / "photos.zarr"
+    out.mkdir()
+    (out / "holiday.jpg").write_bytes(b"dear to someone")
+    assert "is no OME-Zarr" in refused(out=out, overwrite=True)
+    assert (out / "holiday.jpg").read_bytes() == b"dear to someone"
+
+
+def test_a_scan_is_never_replaced_by_its_own_result(refused, make_section, tiny_model, tmp_path):
+    scan = mend_by_stages(refused.section, tiny_model(), tmp_path)
+    before = level(scan)
+    words = mend_command(refused.section, tiny_model(), scan, overwrite=True)
+    words[1] = str(scan)
+    assert main(words) == 2
+    assert np.array_equal(level(scan), before)
+
+
+def test_a_result_must_be_called_zarr(refused, tmp_path):
+    assert "ends in .ome.zarr" in refused(out=tmp_path / "mended.tif")
+
+
+def polygon(corners, **properties):
+    ring = [*corners, corners[0]]
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+
+
+def test_a_self_crossing_polygon_is_repaired_and_told(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    path = tmp_path / "bow-tie.geojson"
+    path.write_text(json.dumps(polygon([[20, 20], [60, 60], [60, 20], [20, 60]])))
+    plan_section(section.image, path, plan_settings(grow_px=0), tmp_path / "plan")
+    plan = Plan.read(tmp_path / "plan")
+    assert any("bow-tie.geojson" in warning for warning in plan.facts.warnings)
+    assert 700 < plan.facts.masked_px < 900  # both triangles of 400 px
+
+
+def test_an_empty_mask_gives_the_scan_back(make_section, tiny_model, tmp_path):
+    section = make_section(np.zeros((70, 66), bool))
+    out = mend_by_stages(section, tiny_model(), tmp_path)
+    assert np.array_equal(level(out), section.pixels)
+    assert not level(out / "labels" / "mended").any()
+    assert dict(zarr.open_group(out, mode="r").attrs)["cytomend"]["mended_px"] == 0
+
+
+def test_a_damaged_shard_store_is_refused(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    mend_by_stages(section, tiny_model(), tmp_path)
+    next(
+        path for path in (tmp_path / "0.zarr" / "pixels").rglob("*") if path.is_file() and path.parent.name != "pixels"
+    ).unlink()
+    with pytest.raises(InputError, match=r"0\.zarr"):
+        blend_section(
+            section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), "", tmp_path / "x.ome.zarr"
+        )
+    assert not (tmp_path / "x.ome.zarr").exists()
+
+
+def test_a_shard_of_another_plan_is_refused(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    mend_by_stages(section, tiny_model(), tmp_path)
+    plan_section(section.image, section.annotation, plan_settings(grow_px=5), tmp_path / "plan")
+    with pytest.raises(InputError, match="belongs to another plan"):
+        blend_section(
+            section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), "", tmp_path / "x.ome.zarr"
+        )
+
+
+def test_half_a_plan_is_refused(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    plan_section(section.image, section.annotation, plan_settings(), tmp_path / "plan")
+    (tmp_path / "plan" / "regions.parquet").unlink()
+    with pytest.raises(InputError, match="not a whole plan"):
+        mend_shard(section.image, tmp_path / "plan", 0, tiny_model(), mend_settings(), cpu(), tmp_path / "0.zarr")
+
+
+def test_a_network_that_answers_with_no_numbers_is_not_believed(make_section, tiny_model, tmp_path, monkeypatch):
+    section = make_section(PLACES["within"])
+    monkeypatch.setattr("cytomend.diffusion.precondition.Denoiser.velocity", lambda _, x, time: x * np.nan)
+    with pytest.raises(InputError, match="not finite"):
+        mend_by_stages(section, tiny_model(), tmp_path)
+
+
+def test_a_full_disk_is_told_and_what_is_finished_is_kept(make_section, tiny_model, tmp_path, monkeypatch, capsys):
+    section, kept, save = make_section(MANY), [], np.savez
+
+    def full_after_three(path, **arrays):
+        if len(kept) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        kept.append(path)
+        save(path, **arrays)
+
+    monkeypatch.setattr(np, "savez", full_after_three)
+    out = tmp_path / "mended.ome.zarr"
+    assert main(mend_command(section, tiny_model(), out)) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("regions/*.npz"))) == 3
+    assert not out.exists()
+    monkeypatch.setattr(np, "savez", save)
+    assert main(mend_command(section, tiny_model(), out)) == 0
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of a few hundred kilobytes, and a function that makes it large enough."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a small disk")
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", place], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield place, lambda: subprocess.run(["mount", "-o", "remount,size=40m", place], check=True)
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_runs_full_leaves_nothing_that_looks_finished(
+    make_section, tiny_model, tmp_path, small_disk, capsys
+):
+    section = make_section(blobs((300, 400), (20, 30, 40, 60), (200, 300, 220, 340)), "uint16")
+    place, enlarge = small_disk
+    out = place / "mended.ome.zarr"
+    assert main(mend_command(section, tiny_model(), out)) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert not out.exists()
+    assert not manifest_of(out).exists()
+    enlarge()
+    assert main(mend_command(section, tiny_model(), out)) == 0
+    assert main(mend_command(section, tiny_model(), tmp_path / "roomy.ome.zarr")) == 0
+    assert np.array_equal(level(out), level(tmp_path / "roomy.ome.zarr"))
+
+
+# `cytomend mend`, and what others read of its result
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_mend_gives_the_same_pixels_as_the_stages(make_section, tiny_model, tmp_path, dtype):
+    section = make_section(PLACES["at the border"], dtype)
+    out = tmp_path / "mended.ome.zarr"
+    words = mend_command(section, tiny_model(), out, steps=3, seed=4, grow_px=2)
+    assert main(words) == 0
+    assert np.array_equal(level(out), level(mend_by_stages(section, tiny_model(), tmp_path / "stages")))
+    assert not [path.name for path in tmp_path.glob(".mended*")]
+
+
+@pytest.mark.parametrize("name", ["brain.tif", "_.tif", "Schnitt 7 (ü).tif", "x" * 150 + ".tif"])
+def test_mend_takes_a_scan_of_any_name(make_section, tiny_model, tmp_path, name):
+    section = make_section(PLACES["smaller than a window"])
+    words = mend_command(section, tiny_model(), tmp_path / "mended.ome.zarr")
+    words[1] = str(shutil.copy(section.image, tmp_path / name))
+    assert main(words) == 0
+
+
+def test_results_of_similar_names_keep_their_own_manifests(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["smaller than a window"])
+    names = ["scan.first.ome.zarr", "scan.second.ome.zarr"]
+    assert [main(mend_command(section, tiny_model(), tmp_path / name)) for name in names] == [0, 0]
+    assert len({manifest_of(tmp_path / name) for name in names}) == 2
+    assert all(manifest_of(tmp_path / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_independent_libraries_read_the_result(make_section, tiny_model, tmp_path, channels):
+    io, reader, models = (pytest.importorskip(f"ome_zarr{part}") for part in (".io", ".reader", "_models.v05"))
+    section = make_section(PLACES["within"], channels=channels)
+    plan = plan_settings(model_channels=channels, pixel_size_um=1.1)
+    out = mend_by_stages(section, tiny_model(channels), tmp_path, plan=plan)
+
+    lead = () if channels == 1 else (3,)
+    image, *labels = reader.Reader(io.parse_url(out))()
+    assert [level.shape for level in image.data] == [(*lead, 151, 133), (*lead, 76, 67), (*lead, 38, 34)]
+    assert np.array_equal(channels_last(np.asarray(image.data[0])), level_of(section, np.asarray(image.data[0])))
+    scales = [scale["scale"][-2:] for scale, *_ in image.metadata["coordinateTransformations"]]
+    assert scales == [[1.1, 1.1], [2.2, 2.2], [4.4, 4.4]]
+    assert any(np.array_equal(np.asarray(node.data[0]) > 0, section.grown(2)) for node in labels)
+
+    opened = zarr.open_group(out, mode="r")
+    checked = models.Image.from_zarr(opened)
+    assert [dataset.path for dataset in checked.ome_attributes.multiscales[0].datasets] == ["0", "1", "2"]
+    assert models.ImageLabel.from_zarr(opened["labels/mended"])
+
+
+def level_of(section, mended):
+    """The scan, with the mended pixels of a result put in."""
+    grown = section.grown(2)
+    expected = section.pixels.copy()
+    expected[grown] = channels_last(mended)[grown]
+    return expected
