@@ -19,7 +19,7 @@ import torch
 
 from cytomend.diffusion.fuse import FusedDenoiser
 from cytomend.diffusion.noise import PlaceNoise
-from cytomend.diffusion.samplers import SAMPLERS, Sampler, posterior, step_down
+from cytomend.diffusion.samplers import SAMPLERS, Sampler, step_down
 from cytomend.diffusion.schedule import cosine_alpha_bar, resampling_walk, strided_times
 from cytomend.regions.lattice import Lattice, Layout
 from cytomend.stages.mend_shard import fill
@@ -375,7 +375,7 @@ def test_averaging_independently_noised_tiles_would_fail_these_checks(hole, law_
 
 
 def test_few_ancestral_steps_lose_variance_and_deterministic_ones_do_not(hole):
-    # A fact to know when steps are chosen: the smaller of the two variances of Ho et al. is too small by about 6 / steps.
+    # A fact to know when steps are chosen: the smaller of Ho's two variances is too small by about 6 / steps.
     def share(steps, **how):
         law = one_window_law(hole, Sampler("timemap", steps, **how))
         return float(law.covariance.trace() / hole.truth.covariance.trace())
@@ -437,7 +437,7 @@ def test_the_network_is_asked_as_often_as_announced_and_told_the_right_times(str
 
 @pytest.mark.parametrize(
     ("sampler", "draws"),
-    [(Sampler("timemap", 5), 6), (Sampler("timemap", 5, eta=0.0), 1), (Sampler("repaint", 5, 2, 2), 14)],
+    [(Sampler("timemap", 5), 6), (Sampler("timemap", 5, eta=0.0), 6), (Sampler("repaint", 5, 2, 2), 14)],
 )
 def test_every_noise_field_is_drawn_once(strip, sampler, draws):
     drawn, layout = [], strip.layout
@@ -455,15 +455,14 @@ def test_every_noise_field_is_drawn_once(strip, sampler, draws):
 
 
 @pytest.mark.parametrize(("now", "then"), [(256, 251), (100, 60), (9, 1), (3, 0)])
-def test_a_step_with_all_noise_fresh_is_the_ancestral_one(now, then):
+def test_a_step_is_ancestral_when_all_noise_is_fresh_and_deterministic_when_none_is(now, then):
     x, x0, noise = torch.randn(3, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     levels = ALPHA_BAR[now], ALPHA_BAR[then]
-    fresh = step_down(x, x0, *levels, 1.0, lambda: noise)
-    assert torch.allclose(fresh, posterior(x, x0, noise, *levels), atol=1e-12)
     of_x0, of_x, variance = ancestral_step(now, then)
-    assert torch.allclose(fresh, of_x0 * x0 + of_x * x + variance.sqrt() * noise, atol=1e-12)
+    ancestral = of_x0 * x0 + of_x * x + variance.sqrt() * noise
+    assert torch.allclose(step_down(x, x0, noise, *levels, eta=1), ancestral, atol=1e-12)
     of_x0, of_x, _ = deterministic_step(now, then)
-    assert torch.allclose(step_down(x, x0, *levels, 0.0, None), of_x0 * x0 + of_x * x, atol=1e-12)
+    assert torch.allclose(step_down(x, x0, noise, *levels, eta=0), of_x0 * x0 + of_x * x, atol=1e-12)
 
 
 def test_the_named_samplers_cost_what_the_design_says():
