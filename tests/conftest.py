@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,16 @@ from cytomend.stages.mend_shard import Machine, MendSettings, mend_shard
 from cytomend.stages.plan_section import PlanSettings, plan_section
 
 WINDOW_PX = 32
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs():
+    """The command line sends the log to the standard error of its test, which is gone for the next one."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True, scope="session")

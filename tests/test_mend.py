@@ -1,4 +1,4 @@
-"""From scan and mask to the corrected OME-Zarr: what is untouched, what depends on what, what survives a kill or a bad file."""
+"""From scan and mask to corrected OME-Zarr: what stays untouched, what depends on what, what survives a kill."""
 
 from __future__ import annotations
 
@@ -65,9 +65,17 @@ def command(stage, **options):
 # Law 1: untouched is untouched
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 1), ("uint16", 1), ("uint8", 3)])
-def test_every_pixel_outside_the_grown_mask_leaves_as_it_came(
+@pytest.mark.parametrize(
+    ("place", "dtype", "channels"),
+    [
+        ("within", "uint8", 1),
+        ("within", "uint8", 3),
+        ("at the border", "uint16", 1),
+        ("smaller than a window", "uint16", 3),
+        ("one row", "uint8", 1),
+    ],
+)
+def test_only_the_grown_mask_is_changed_and_the_label_marks_exactly_that(
     make_section, tiny_model, tmp_path, place, dtype, channels
 ):
     section = make_section(PLACES[place], dtype, channels)
@@ -79,12 +87,7 @@ def test_every_pixel_outside_the_grown_mask_leaves_as_it_came(
     assert (mended[grown] != section.pixels[grown]).mean() > 0.5
     assert damaged_files(out) == []
 
-
-@pytest.mark.parametrize("place", PLACES)
-def test_the_label_marks_exactly_the_grown_mask_with_a_number_a_region(make_section, tiny_model, tmp_path, place):
-    section = make_section(PLACES[place])
-    label = level(mend_by_stages(section, tiny_model(), tmp_path) / "labels" / "mended")
-    grown = section.grown(2)
+    label = level(out / "labels" / "mended")
     assert label.dtype == np.uint32
     assert np.array_equal(label > 0, grown)
     components, count = ndimage.label(grown, np.ones((3, 3)))
@@ -106,6 +109,8 @@ def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_m
         "sampler_steps": 3,
         "sampler_jump": 1,
         "sampler_resample": 1,
+        "sampler_eta": 0.0,
+        "sampler_bend": 1.5,
         "network_calls": 3,
         "seed": 77,
         "source_blake2b": "0" * 64,
@@ -149,12 +154,12 @@ def test_the_other_samplers_touch_no_more(make_section, tiny_model, tmp_path, sa
 
 # Law 2: the result belongs to the section, not to the run
 
-MANY = blobs((140, 170), *[(y, x, y + 5, x + 4 + y % 7) for y in (3, 45, 90, 128) for x in (2, 55, 110, 150)])
+MANY = blobs((100, 130), *[(y, x, y + 5, x + 4 + y % 7) for y in (3, 45, 90) for x in (2, 55, 110)])
 
 
 @pytest.fixture
 def many(make_section, tiny_model, tmp_path):
-    """A section of sixteen regions, and what comes of it when it is mended in one go."""
+    """A section of nine regions, and what comes of it when it is mended in one go."""
     section = make_section(MANY, "uint16")
     return section, level(mend_by_stages(section, tiny_model(), tmp_path / "reference"))
 
@@ -163,7 +168,7 @@ def many(make_section, tiny_model, tmp_path):
     ("name", "plan", "machine"),
     [
         ("four shards", plan_settings(shards=4), cpu()),
-        ("more shards than regions", plan_settings(shards=20), cpu()),
+        ("more shards than regions", plan_settings(shards=11), cpu()),
         ("a window a batch", plan_settings(), cpu(batch_windows=1)),
         ("two threads", plan_settings(), cpu(threads=2)),
     ],
@@ -223,7 +228,7 @@ def test_a_shard_that_failed_in_the_middle_is_continued(many, tiny_model, tmp_pa
 
     def fail_at_six(mend_region, region, *rest):
         if region == 6:
-            raise MemoryError("as if the GPU were full")
+            raise MemoryError("as if the machine were full")
         counted(mend_region, region, *rest)
 
     monkeypatch.setattr(mending, "_mend_one", fail_at_six)
@@ -233,41 +238,36 @@ def test_a_shard_that_failed_in_the_middle_is_continued(many, tiny_model, tmp_pa
     assert not manifest_of(folder / "0.zarr").exists()
     monkeypatch.setattr(mending, "_mend_one", counted)
     assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder)), expected)
-    assert mended_regions == list(range(1, 17))  # none of them twice
+    assert mended_regions == list(range(1, 10))  # none of them twice
 
 
 @pytest.mark.parametrize("change", ["seed", "image", "model"])
 def test_regions_left_by_a_failed_shard_are_not_used_for_another_result(
-    many, tiny_model, tmp_path, monkeypatch, change
+    make_section, tiny_model, tmp_path, monkeypatch, change
 ):
-    section, _ = many
-    section = section if change != "image" else many[0]
-    left = tmp_path / "other"
-    mend_one = mending._mend_one
+    section, mend_one = make_section(PLACES["within"]), mending._mend_one
 
-    def fail_at_six(mend_region, region, *rest):
-        if region == 6:
+    def fail_at_three(mend_region, region, *rest):
+        if region == 3:
             raise MemoryError
         mend_one(mend_region, region, *rest)
 
-    monkeypatch.setattr(mending, "_mend_one", fail_at_six)
-    plan = plan_settings(value_range=(0, 9000))
-    with pytest.raises(MemoryError):
-        mend_by_stages(section, tiny_model(), left, plan=plan)
-    monkeypatch.setattr(mending, "_mend_one", mend_one)
+    with monkeypatch.context() as patch:
+        patch.setattr(mending, "_mend_one", fail_at_three)
+        with pytest.raises(MemoryError):
+            mend_by_stages(section, tiny_model(), tmp_path / "continued")
     mend, model = mend_settings(), tiny_model()
     if change == "seed":
         mend = mend_settings(seed=5)
     elif change == "image":
-        write_tiff(section.image, 9000 - section.pixels)
+        write_tiff(section.image, 255 - section.pixels)
     else:
-        model = shutil.copy(model, tmp_path / "edited.safetensors")
-        data = bytearray(Path(model).read_bytes())
-        data[-1] ^= 0x40
-        Path(model).write_bytes(data)
-        model = Path(model)
-    continued = level(mend_by_stages(section, model, left, plan=plan, mend=mend))
-    assert np.array_equal(continued, level(mend_by_stages(section, model, tmp_path / "new", plan=plan, mend=mend)))
+        weights = bytearray(model.read_bytes())
+        weights[-1] ^= 0x80
+        model = tmp_path / "edited.safetensors"
+        model.write_bytes(weights)
+    continued, new = (level(mend_by_stages(section, model, tmp_path / f, mend=mend)) for f in ("continued", "new"))
+    assert np.array_equal(continued, new)
 
 
 def start(words, tmp_path):
@@ -291,7 +291,7 @@ def kill_when(process, ready, tmp_path):
 def test_a_shard_killed_in_the_middle_is_continued_with_the_same_pixels(
     make_section, tiny_model, tmp_path, mended_regions
 ):
-    section, model, settings = make_section(MANY), tiny_model(), mend_settings(steps=8)
+    section, model, settings = make_section(MANY), tiny_model(), mend_settings(steps=16)
     plan, store = tmp_path / "plan", tmp_path / "0.zarr"
     plan_section(section.image, section.annotation, plan_settings(), plan)
     words = command(
@@ -308,12 +308,12 @@ def test_a_shard_killed_in_the_middle_is_continued_with_the_same_pixels(
     done = tmp_path / ".0.zarr.work" / "regions"
     kill_when(start(words, tmp_path), lambda: len(list(done.glob("[0-9]*.npz"))) > 2, tmp_path)
     finished = {int(path.stem) for path in done.glob("[0-9]*.npz")}
-    assert 2 < len(finished) < 16
+    assert 2 < len(finished) < 9
     assert not store.exists()
     assert not manifest_of(store).exists()
 
     assert main(words) == 0
-    assert set(mended_regions) == set(range(1, 17)) - finished
+    assert set(mended_regions) == set(range(1, 10)) - finished
     mend_shard(section.image, plan, 0, model, settings, cpu(), tmp_path / "undisturbed.zarr")
     mended, expected = (zarr.open_group(path, mode="r") for path in (store, tmp_path / "undisturbed.zarr"))
     assert all(np.array_equal(mended[name][...], expected[name][...]) for name in ("pixels", "corners", "region"))
@@ -324,7 +324,7 @@ def test_a_shard_killed_in_the_middle_is_continued_with_the_same_pixels(
 
 
 def test_a_pyramid_killed_in_the_middle_is_written_anew_with_the_same_pixels(make_section, tiny_model, tmp_path):
-    section = make_section(blobs((1000, 1100), (480, 500, 500, 530)))
+    section = make_section(blobs((800, 900), (480, 500, 500, 530)))
     plan, store, out = tmp_path / "plan", tmp_path / "0.zarr", tmp_path / "corrected.ome.zarr"
     plan_section(section.image, section.annotation, plan_settings(), plan)
     mend_shard(section.image, plan, 0, tiny_model(), mend_settings(), cpu(), store)
@@ -376,7 +376,7 @@ def mend_command(section, model, out, **options):
 
 @pytest.fixture
 def refused(make_section, tiny_model, tmp_path, capsys):
-    """A function that runs `cytomend mend` and returns the sentence with which it is refused; nothing is left behind."""
+    """A function that runs `cytomend mend` and returns the sentence with which it is refused."""
     section = make_section(PLACES["within"])
 
     def run(change=lambda _: None, **options):
@@ -476,7 +476,7 @@ def test_a_folder_that_is_no_result_is_never_overwritten(refused, tmp_path):
     assert (out / "holiday.jpg").read_bytes() == b"dear to someone"
 
 
-def test_a_scan_is_never_replaced_by_its_own_result(refused, make_section, tiny_model, tmp_path):
+def test_a_scan_is_never_replaced_by_its_own_result(refused, tiny_model, tmp_path):
     scan = mend_by_stages(refused.section, tiny_model(), tmp_path)
     before = level(scan)
     words = mend_command(refused.section, tiny_model(), scan, overwrite=True)
@@ -494,7 +494,7 @@ def polygon(corners, **properties):
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
 
 
-def test_a_self_crossing_polygon_is_repaired_and_told(make_section, tiny_model, tmp_path):
+def test_a_self_crossing_polygon_is_repaired_and_told(make_section, tmp_path):
     section = make_section(PLACES["within"])
     path = tmp_path / "bow-tie.geojson"
     path.write_text(json.dumps(polygon([[20, 20], [60, 60], [60, 20], [20, 60]])))
@@ -529,7 +529,7 @@ def test_a_shard_of_another_plan_is_refused(make_section, tiny_model, tmp_path):
     section = make_section(PLACES["within"])
     mend_by_stages(section, tiny_model(), tmp_path)
     plan_section(section.image, section.annotation, plan_settings(grow_px=5), tmp_path / "plan")
-    with pytest.raises(InputError, match="belongs to another plan"):
+    with pytest.raises(InputError, match="is of another plan"):
         blend_section(
             section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), "", tmp_path / "x.ome.zarr"
         )
@@ -545,7 +545,7 @@ def test_half_a_plan_is_refused(make_section, tiny_model, tmp_path):
 
 def test_a_network_that_answers_with_no_numbers_is_not_believed(make_section, tiny_model, tmp_path, monkeypatch):
     section = make_section(PLACES["within"])
-    monkeypatch.setattr("cytomend.diffusion.precondition.Denoiser.velocity", lambda _, x, time: x * np.nan)
+    monkeypatch.setattr("cytomend.diffusion.precondition.Denoiser.velocity", lambda _, x, _time: x * np.nan)
     with pytest.raises(InputError, match="not finite"):
         mend_by_stages(section, tiny_model(), tmp_path)
 
@@ -641,7 +641,7 @@ def test_independent_libraries_read_the_result(make_section, tiny_model, tmp_pat
     assert np.array_equal(channels_last(np.asarray(image.data[0])), level_of(section, np.asarray(image.data[0])))
     scales = [scale["scale"][-2:] for scale, *_ in image.metadata["coordinateTransformations"]]
     assert scales == [[1.1, 1.1], [2.2, 2.2], [4.4, 4.4]]
-    assert any(np.array_equal(np.asarray(node.data[0]) > 0, section.grown(2)) for node in labels)
+    assert any(np.array_equal(np.asarray(node.data[0]) > 0, section.grown(2)) for node in labels if node.data)
 
     opened = zarr.open_group(out, mode="r")
     checked = models.Image.from_zarr(opened)

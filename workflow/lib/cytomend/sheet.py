@@ -14,6 +14,7 @@ from typing import Any
 from cytomend.diffusion.record import ModelSettings, load_settings
 from cytomend.errors import InputError
 from cytomend.places import model_file
+from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
 
 STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50}
@@ -102,7 +103,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
             if classes is None
             else [c.strip() for c in classes.split(";") if c.strip()],
             "shards": row["shards"],
-            **_window(record, config["mend"]["stride_px"]),
+            **_window(record, config["mend"]["stride_px"], where),
         },
         mend={
             "sampler": sampler,
@@ -115,11 +116,17 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
     )
 
 
-def _window(record: ModelSettings, stride_px: int | None) -> Record:
+def _window(record: ModelSettings, stride_px: int | None, where: str) -> Record:
     """Return what the plan must know of the model."""
+    try:
+        lattice = Lattice(record.window_px, stride_px or record.window_px * 3 // 4)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: mend.stride_px of the configuration: {error}; the model's window is {record.window_px} px"
+        ) from error
     return {
-        "window_px": record.window_px,
-        "stride_px": stride_px or record.window_px * 3 // 4,
+        "window_px": lattice.window_px,
+        "stride_px": lattice.stride_px,
         "model_channels": record.unet.channels,
         "model_pixel_size_um": record.pixel_size_um,
     }

@@ -6,10 +6,12 @@ All chance is keyed by seed and step, so that a resumed training sees what an un
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -81,8 +83,9 @@ class Patches:
             self.window_px * 0.37
         )  # what a square of 1.15 sides turned by 45 degrees needs, and interpolation
         if rng.random() < self.resample_share and min(tile.intact.shape) >= self.window_px + 2 * margin:
-            around = intact_square(rng, tile, self.window_px + 2 * margin)
-            return turn(around, rng.uniform(0, 2 * np.pi), rng.uniform(0.87, 1.15), self.window_px)
+            with suppress(ValueError):  # damage may leave room for a window and not for what is around it
+                around = intact_square(rng, tile, self.window_px + 2 * margin)
+                return turn(around, rng.uniform(0, 2 * np.pi), rng.uniform(0.87, 1.15), self.window_px)
         square = np.rot90(intact_square(rng, tile, self.window_px), int(rng.integers(4)), axes=(1, 2))
         return np.ascontiguousarray(square[:, ::-1] if rng.random() < 0.5 else square)
 
@@ -93,13 +96,19 @@ def intact_square(rng: np.random.Generator, tile: Tile, side_px: int, tries: int
     Raises
     ------
     ValueError
-        If none was met in so many tries: such a tile should not have been offered.
+        If there is none: such a tile should not have been offered.
     """
     height, width = tile.intact.shape
     for _ in range(tries):
         y, x = rng.integers(height - side_px + 1), rng.integers(width - side_px + 1)
         if tile.intact[y : y + side_px, x : x + side_px].all():
             return tile.image[:, y : y + side_px, x : x + side_px]
+    # Rare ones are looked for one by one.
+    squares = sliding_window_view(tile.intact, (side_px, side_px))
+    found = [(y, x) for y, row in enumerate(squares) for x in np.flatnonzero(row.all(axis=(1, 2)))]
+    if found:
+        y, x = found[rng.integers(len(found))]
+        return tile.image[:, y : y + side_px, x : x + side_px]
     raise ValueError(f"no intact square of {side_px} px found in a tile of {height} x {width} px")
 
 

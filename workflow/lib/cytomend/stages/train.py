@@ -63,6 +63,11 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
         raise InputError(
             f"{config}: window_px is {settings['window_px']}, expected a multiple of {unet.divisor_px} for this network"
         )
+    attending = {unet.widths[-1], *(width for depth, width in enumerate(unet.widths) if depth in unet.attention)}
+    if odd := [width for width in sorted(attending) if width % unet.heads]:
+        raise InputError(
+            f"{config}: network.heads is {unet.heads}, expected a divisor of every width with attention, found {odd[0]}"
+        )
     how = TrainingSettings(
         **{key: settings[key] for key in ("steps", "batch", "learning_rate", "warmup_steps", "average_decay", "seed")}
     )
@@ -111,6 +116,7 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
             )
         if done % settings["sample_every"] == 0 or done == how.steps:
             draw_samples(training.averaged(), held_out, out / "samples.png")
+    rows = _read_rows(out / "loss.tsv")  # as written, so that a finished training run again gives the same file
     sources = [_source_record(source) for source in settings["sources"]]
     record = ModelSettings(
         unet=unet,
