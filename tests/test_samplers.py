@@ -210,8 +210,31 @@ def chain(sampler):
         yield now, *step(now, then)
 
 
+def changes_on(sampler):
+    """Return the extrapolation of each deterministic step, after Lu et al. (2022, DPM-Solver++, Algorithm 2)."""
+    times = strided_times(sampler.steps, bend=sampler.bend)
+    lam = [(ALPHA_BAR[t].sqrt() / (1 - ALPHA_BAR[t]).sqrt()).log() for t in times[:-1]]
+    middle = [(lam[i + 1] - lam[i]) / (2 * (lam[i] - lam[i - 1])) for i in range(1, len(lam) - 1)]
+    return [0.0, *middle, 0.0]
+
+
+def deterministic_law(scene, sampler):
+    """The law of a deterministic sampler: all chance is in its first noise z, of which every state is a linear map."""
+    hole, known = ~scene.known, scene.known
+    unit = torch.eye(int(hole.sum())).double()
+    state, before = torch.cat([unit, 0 * unit[:, :1]], 1), 0  # maps (z, 1)
+    for (now, of_x0, of_x, _), ahead in zip(chain(sampler), changes_on(sampler), strict=True):
+        matrix, offset = (part[hole] for part in scene.fused(torch.where(known, 0, now)))
+        clean = matrix[:, hole] @ state
+        clean[:, -1] += offset + matrix[:, known] @ scene.image[known]
+        state, before = of_x * state + of_x0 * (clean + ahead * (clean - before)), clean
+    return Law(state[:, -1], state[:, :-1] @ state[:, :-1].T)
+
+
 def timemap_law(scene, sampler):
     """The law of a sampler that shows known pixels clean."""
+    if sampler.eta == 0:
+        return deterministic_law(scene, sampler)
     hole, known = ~scene.known, scene.known
     unit = torch.eye(int(hole.sum())).double()
     mean, spread = torch.zeros(len(unit)).double(), unit
@@ -248,10 +271,14 @@ def repaint_law(scene, steps, jump, resample):
 def one_window_law(scene, sampler):
     """The law of `timemap` when one window sees the whole canvas: what discretisation alone costs, in closed form."""
     variance, directions = torch.linalg.eigh(scene.truth.covariance)
-    spread = torch.ones_like(variance)
-    for now, of_x0, of_x, noise in chain(sampler):
+    spread, state, before = torch.ones_like(variance), torch.ones_like(variance), 0
+    aheads = changes_on(sampler) if sampler.eta == 0 else [0] * sampler.steps
+    for (now, of_x0, of_x, noise), ahead in zip(chain(sampler), aheads, strict=True):
         gain = variance * ALPHA_BAR[now].sqrt() / (ALPHA_BAR[now] * variance + 1 - ALPHA_BAR[now])
         spread = (of_x0 * gain + of_x) ** 2 * spread + noise
+        clean = gain * state
+        state, before = of_x * state + of_x0 * (clean + ahead * (clean - before)), clean
+    spread = state**2 if sampler.eta == 0 else spread
     return Law(scene.truth.mean, (directions * spread) @ directions.T)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cytomend.diffusion.precondition import Denoise, diffuse
-from cytomend.diffusion.schedule import network_calls, resampling_walk, strided_times
+from cytomend.diffusion.schedule import lookahead, network_calls, resampling_walk, strided_times
 
 Noise = Callable[[int], Tensor]
 """Draw number -> standard normal field, shaped as the canvas."""
@@ -80,13 +80,17 @@ def timemap(
 ) -> Iterator[Tensor]:
     """Inpaint with a network that sees known pixels clean, at time 0 (TD-Paint, arXiv 2410.09306).
 
-    No resampling is needed: one step after another from noise to image. Parameters as in `repaint`,
-    with ``times`` falling to 0, and ``eta`` as in `step_down`.
+    No resampling is needed: one step after another from noise to image. Parameters as in `repaint`, with ``times``
+    falling to 0, and ``eta`` as in `step_down`. Deterministic steps (``eta`` 0) are of second order: the expected clean
+    image is taken to change on as it did in the step before (Lu et al. 2022, DPM-Solver++ 2M).
     """
-    x = torch.where(known, image, noise(0))
+    changes_on = lookahead(alpha_bar, times) if eta == 0 else [0.0] * (len(times) - 1)
+    x, before = torch.where(known, image, noise(0)), image
     for draw, (now, then) in enumerate(pairwise(times), start=1):
         x0 = denoise(x, torch.where(known, 0, now))
-        x = torch.where(known, image, step_down(x, x0, noise(draw), alpha_bar[now], alpha_bar[then], eta))
+        ahead = x0 + changes_on[draw - 1] * (x0 - before)
+        x = torch.where(known, image, step_down(x, ahead, noise(draw), alpha_bar[now], alpha_bar[then], eta))
+        before = x0
         yield x
 
 

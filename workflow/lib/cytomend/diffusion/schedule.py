@@ -50,6 +50,17 @@ def strided_times(steps: int, times: int = TIMES, bend: float = 1.0) -> list[int
     return sorted({round(times * (i / steps) ** bend) for i in range(steps + 1)}, reverse=True)
 
 
+def lookahead(alpha_bar: Tensor, times: list[int]) -> list[float]:
+    """Return how far each step extrapolates the clean image along its last change (Lu et al. 2022, DPM-Solver++ 2M).
+
+    Half the ratio of this step to the one before, on the axis of the logarithm of signal over noise; 0 where there is
+    no step before, and at the last step, which has no end on that axis.
+    """
+    log_snr = [float(0.5 * (torch.log(alpha_bar[t]) - torch.log1p(-alpha_bar[t]))) for t in times[:-1]]
+    steps = [then - now for now, then in pairwise(log_snr)]
+    return [0.0, *(step / (2 * before) for before, step in pairwise(steps)), 0.0][: len(times) - 1]
+
+
 def resampling_walk(steps: int, jump: int, resample: int) -> list[int]:
     """Return the walk of RePaint (Lugmayr et al. 2022, appendix B) as positions on a ladder of ``steps`` rungs.
 
