@@ -51,4 +51,4 @@ lock: setup
 	python envs/lock.py
 
 clean:
-	rm -rf results logs benchmarks/*/*.tsv demo .snakemake
+	rm -rf results logs benchmarks/*/ benchmarks/*.tsv demo .snakemake

@@ -25,6 +25,7 @@ from conftest import (
     plan_settings,
     write_tiff,
 )
+from PIL import Image
 from scipy import ndimage
 
 from cytomend.cli import main
@@ -35,7 +36,7 @@ from cytomend.stages import mend_shard as mending
 from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.mend_shard import mend_shard
 from cytomend.stages.plan_section import plan_section
-from cytomend.storage.publish import damaged_files, manifest_of
+from cytomend.storage.publish import damaged_files, locked, manifest_of
 
 PLACES = {
     "within": blobs((151, 133), (40, 50, 52, 90), (100, 20, 130, 31), (60, 100, 63, 104)),
@@ -462,7 +463,7 @@ def test_a_setting_out_of_bounds_is_named(refused, option, value):
 def test_an_existing_result_is_not_overwritten_unless_asked(refused, tiny_model, tmp_path):
     out = tmp_path / "there.ome.zarr"
     out.mkdir()
-    (out / "zarr.json").write_text("{}")
+    (out / "zarr.json").write_text('{"attributes": {"cytomend": {}}}')
     assert "exists already" in refused(out=out)
     assert main(mend_command(refused.section, tiny_model(), out, overwrite=True)) == 0
     assert level(out).shape == (151, 133)
@@ -472,8 +473,60 @@ def test_a_folder_that_is_no_result_is_never_overwritten(refused, tmp_path):
     out = tmp_path / "photos.zarr"
     out.mkdir()
     (out / "holiday.jpg").write_bytes(b"dear to someone")
-    assert "is no OME-Zarr" in refused(out=out, overwrite=True)
+    (tmp_path / "photos.manifest.json").write_text("{}")
+    assert "was not made by cytomend" in refused(out=out, overwrite=True)
     assert (out / "holiday.jpg").read_bytes() == b"dear to someone"
+
+
+def test_a_manifest_that_belongs_to_something_else_is_not_overwritten(refused, tmp_path):
+    (tmp_path / "photos.manifest.json").write_text("dear to someone")
+    assert "exists already" in refused(out=tmp_path / "photos.zarr")
+
+
+def test_a_mended_section_is_not_mended_again_as_if_it_were_a_scan(refused, tiny_model, tmp_path, capsys):
+    first = tmp_path / "first.ome.zarr"
+    assert main(mend_command(refused.section, tiny_model(), first)) == 0
+    again = mend_command(refused.section, tiny_model(), tmp_path / "again.ome.zarr")
+    again[again.index(str(refused.section.image))] = str(first)
+    assert main([*again, "--pixel-size-um", "1"]) == 2
+    assert "is a mended section" in capsys.readouterr().err
+    assert not (tmp_path / ".again.ome.zarr.mending").exists()
+
+
+def test_nothing_is_written_into_or_over_the_scan(refused, tmp_path):
+    assert "would replace or change" in refused(out=refused.section.image / "inside.ome.zarr")
+    link = tmp_path / "link.ome.zarr"
+    link.symlink_to(tmp_path / "nowhere")
+    assert "symbolic link" in refused(out=link)
+
+
+def test_a_place_that_can_hold_no_result_is_refused(refused, tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot be a place for results" in refused(out=tmp_path / "file" / "x.ome.zarr")
+    assert "letters" in refused(out=tmp_path / ("x" * 230 + ".zarr"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("device", "abacus"), ("threads", 0), ("batch_windows", -1)])
+def test_a_machine_that_is_none_is_refused(refused, option, value):
+    assert f"--{option.replace('_', '-')}" in refused(**{option: value})
+
+
+def test_a_second_run_on_the_same_output_is_refused_while_the_first_is_at_it(refused, tiny_model, tmp_path, capsys):
+    with locked(tmp_path / ".mended.ome.zarr.mending"):
+        command_line = mend_command(refused.section, tiny_model(), tmp_path / "mended.ome.zarr")
+        assert main(command_line) == 1
+    assert "another process is writing it" in capsys.readouterr().err
+
+
+def test_a_jpeg_is_no_mask(refused, tmp_path):
+    Image.fromarray(np.zeros((151, 133), np.uint8)).save(tmp_path / "mask.jpg")
+    assert "a JPEG blurs the rim of a mask" in refused(mask=tmp_path / "mask.jpg")
+
+
+def test_huge_coordinates_are_refused(refused, tmp_path):
+    path = tmp_path / "huge.geojson"
+    path.write_text(json.dumps(polygon([[0, 0], [0, 1e19], [20, 20], [0, 0]])))
+    assert "coordinates in pixels" in refused(mask=path)
 
 
 def test_a_scan_is_never_replaced_by_its_own_result(refused, tiny_model, tmp_path):
@@ -529,7 +582,7 @@ def test_a_shard_of_another_plan_is_refused(make_section, tiny_model, tmp_path):
     section = make_section(PLACES["within"])
     mend_by_stages(section, tiny_model(), tmp_path)
     plan_section(section.image, section.annotation, plan_settings(grow_px=5), tmp_path / "plan")
-    with pytest.raises(InputError, match="is of another plan"):
+    with pytest.raises(InputError, match="was mended after another plan"):
         blend_section(
             section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), "", tmp_path / "x.ome.zarr"
         )

@@ -252,3 +252,9 @@ def test_shards_of_the_pyramid_that_no_chunks_fill_are_refused_before_any_job(sh
 def test_a_stride_that_the_models_windows_cannot_take_is_refused_before_any_job(sheet):
     config = checked({"mend": {"stride_px": 36}}, "config", "c")
     assert "stride_px" in refusal(sheet, config=config)
+
+
+def test_a_quote_in_a_cell_is_a_letter_and_swallows_no_rows(sheet):
+    sections = sheet({"section": "a", "stain": '"Nissl'}, {"section": "b"})
+    assert list(sections) == ["a", "b"]
+    assert sections["a"].plan["stain"] == '"Nissl'

@@ -29,6 +29,6 @@ rule blend_section:
         settings=one_line(CONFIG["pyramid"]),
         code=fingerprint("cytomend.stages.blend_section"),
     shell:
-        "python -m cytomend blend-section --image {input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend blend-section --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --shards {params.stores:q} --settings {params.settings:q} --source {params.image}"
         " --out {output.corrected:q} &> {log:q}"

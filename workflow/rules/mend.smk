@@ -32,6 +32,6 @@ rule mend_shard:
         batch_windows=CONFIG["mend"]["batch_windows"],
         code=fingerprint("cytomend.stages.mend_shard"),
     shell:
-        "python -m cytomend mend-shard --image {input.image:q} --plan results/{wildcards.section}/plan"
-        " --shard {wildcards.shard} --model {input.model:q} --settings {params.settings:q} --threads {threads}"
+        "python -m cytomend mend-shard --image={input.image:q} --plan results/{wildcards.section}/plan"
+        " --shard {wildcards.shard} --model={input.model:q} --settings {params.settings:q} --threads {threads}"
         " --batch-windows {params.batch_windows} --out {output.store:q} &> {log:q}"

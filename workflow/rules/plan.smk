@@ -28,5 +28,5 @@ rule plan_section:
         settings=plan_settings,
         code=fingerprint("cytomend.stages.plan_section"),
     shell:
-        "python -m cytomend plan-section --image {input.image:q} --annotation {input.annotation:q}"
+        "python -m cytomend plan-section --image={input.image:q} --annotation={input.annotation:q}"
         " --settings {params.settings:q} --out {output.plan:q} &> {log:q}"

@@ -29,7 +29,7 @@ rule report_section:
         code=fingerprint("cytomend.stages.report_section"),
         templates=templates("section.html.j2", "page.css", "page.js"),
     shell:
-        "python -m cytomend report-section --image {input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend report-section --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --corrected results/{wildcards.section}/corrected.ome.zarr --settings {params.settings:q}"
         " --out {output.page:q} &> {log:q}"
 
@@ -37,7 +37,9 @@ rule report_section:
 rule summarise_brain:
     """Write the table and the page of all sections."""
     input:
-        metrics=expand("results/{section}/report/metrics.json", section=sorted(SECTIONS)),
+        metrics=expand(
+            "results/{section}/report/metrics.json", section=sorted(SECTIONS)
+        ),
     output:
         table="results/brain/metrics.tsv",
         page="results/brain/report/index.html",

@@ -50,4 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ResourceError as error:
         print(f"cytomend {stage}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"cytomend {stage}: interrupted; run again to continue", file=sys.stderr)
+        return 130
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ Record = dict[str, Any]
 
 def _is_number(_: object, value: object) -> bool:
     """Whether a value is a number one can reckon with; NaN would pass every bound."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
@@ -32,7 +31,7 @@ Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
 @cache
 def schema(name: str) -> Record:
     """Return a schema of ``workflow/schemas`` by its short name."""
-    loaded: Record = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+    loaded: Record = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
     return loaded
 
 

@@ -59,6 +59,10 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
                 f"{where}: section {name!r} stands in row {earlier} already; names must be unique, whatever their case"
             )
         for column in ("image", "annotation"):
+            if set(row[column]) & set("{}"):
+                raise InputError(
+                    f"{where}: {column} {row[column]}: braces mean wildcards to Snakemake; rename the file"
+                )
             if not Path(row[column]).exists():
                 raise InputError(f"{where}: {column} {row[column]}: no such file or folder, seen from {Path.cwd()}")
         sections[name] = settings_of(row, config, where)
@@ -151,7 +155,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise InputError(f"{path}: the sheet of sections cannot be read ({error})") from error
     table = [
         (number, cells)
-        for number, cells in enumerate(csv.reader(lines, delimiter="\t"), start=1)
+        for number, cells in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1)
         if any(c.strip() for c in cells) and not cells[0].startswith("#")
     ]
     if not table:

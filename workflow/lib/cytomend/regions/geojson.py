@@ -17,6 +17,9 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from cytomend.errors import InputError
 
+LARGEST_PX = 1e9
+"""No section is as large; coordinates beyond are of another unit, or broken."""
+
 GZIP_MAGIC = b"\x1f\x8b"
 
 # They mark places and paths, and have no area that could be mended.
@@ -216,6 +219,10 @@ def _ring(path: Path, feature: Feature, ring: object) -> NDArray[np.float64]:
     corners = corners[:, :2].astype(np.float64)
     if not np.isfinite(corners).all():
         raise _malformed(path, feature, "finite coordinates", "NaN or infinity")
+    if (np.abs(corners) > LARGEST_PX).any():
+        raise _malformed(
+            path, feature, f"coordinates in pixels, up to {LARGEST_PX:.0e}", f"{np.abs(corners).max():.3g}"
+        )
     if len(corners) < 4:
         raise _malformed(path, feature, "rings of at least 4 corners", f"{len(corners)}")
     if not np.array_equal(corners[0], corners[-1]):

@@ -25,7 +25,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.regions.plan import Plan
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import damaged_files, manifest_of, one_writer, publish
+from cytomend.storage.publish import damaged_files, manifest_of, one_writer, publish, read_manifest
 from cytomend.storage.pyramid import (
     VERSION,
     Grid,
@@ -115,6 +115,10 @@ def blend_section(
     plan = Plan.read(plan_folder)
     facts, grid = plan.facts, Grid(settings.chunk_px, settings.shard_px)
     stores = [_open_store(path) for path in shards]
+    identity = str(read_manifest(manifest_of(plan_folder))["sha256"])
+    for path, store in zip(shards, stores, strict=True):
+        if store.attrs.get("plan") != identity:
+            raise InputError(f"{path}: was mended after another plan; delete {manifest_of(path)} and run again")
     cells = MendedCells(stores, facts.lattice.cell_px)
     with open_image(image_path) as image, one_writer(out) as work:
         for path in work.iterdir():  # a killed writer's half pyramid
@@ -197,7 +201,7 @@ def _describe(
 def provenance(plan: Plan, stores: list[zarr.Group], source: str) -> dict[str, Any]:
     """Return what was mended, how, and from what."""
     facts = plan.facts
-    made = [dict(store.attrs) for store in stores]
+    made = [{key: value for key, value in store.attrs.items() if key != "plan"} for store in stores]
     if any(one != made[0] for one in made):
         raise InputError(
             f"section {facts.section!r}: its shards were mended with different settings: {made};"

@@ -19,12 +19,25 @@ from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_argume
 from cytomend.stages.plan_section import PlanSettings, plan_section
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import manifest_of
+from cytomend.storage.omezarr import attributes_of
+from cytomend.storage.publish import locked, manifest_of
+
+LONGEST_NAME = 200
+"""File systems take 255 bytes, and work folders need some of them."""
 
 
 def mend(section: SectionSettings, config: Record, machine: Machine, out: Path) -> Path:
     """Plan, mend and blend one section; return the corrected OME-Zarr."""
     work = out.with_name(f".{out.name}.mending")
+    with locked(work):
+        try:
+            return _mend_alone(section, config, machine, out, work)
+        except InputError:
+            shutil.rmtree(work, ignore_errors=True)  # nothing in it can be gone on from
+            raise
+
+
+def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out: Path, work: Path) -> Path:
     plan, shard = work / "plan", work / "0.zarr"
     value_range = section.plan["value_range"]
     plan_section(
@@ -71,14 +84,27 @@ def _pixel_size_um(image: Path) -> float:
 
 
 def _check_out(out: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
-    if lost := [path for path in sources if path.resolve().is_relative_to(out.resolve())]:
-        raise InputError(f"--out {out}: would replace {lost[0]}, from which it is made; choose another name")
+    """Refuse an output that would replace or change anything but an earlier result."""
+    if len(out.name) > LONGEST_NAME:
+        raise InputError(f"--out {out.name[:40]}...: a name of {len(out.name)} letters; {LONGEST_NAME} are possible")
+    whole = out.absolute()
+    for source in (path.absolute() for path in sources):
+        if source.is_relative_to(whole) or whole.is_relative_to(source) or _same(source, whole):
+            raise InputError(f"--out {out}: would replace or change {source}, from which it is made; choose another")
+    if out.is_symlink():
+        raise InputError(f"--out {out}: is a symbolic link; name the place itself")
     if not out.name.endswith(".zarr"):
         raise InputError(f"--out {out}: expected a name that ends in .ome.zarr")
     if out.exists() and not overwrite:
         raise InputError(f"--out {out}: exists already; choose another name, or give --overwrite")
-    if out.exists() and not (manifest_of(out).exists() or (out / "zarr.json").exists()):
-        raise InputError(f"--out {out}: exists and is no OME-Zarr; it is not overwritten")
+    if out.exists() and "cytomend" not in attributes_of(out):
+        raise InputError(f"--out {out}: exists and was not made by cytomend; it is not overwritten")
+    if not out.exists() and manifest_of(out).exists():
+        raise InputError(f"--out {out}: {manifest_of(out)} exists already; remove it, or choose another name")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -42,7 +42,7 @@ from cytomend.diffusion.fuse import FusedDenoiser, WindowDenoise, window_denoise
 from cytomend.diffusion.noise import PlaceNoise
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
-from cytomend.diffusion.schedule import cosine_alpha_bar
+from cytomend.diffusion.schedule import TIMES, cosine_alpha_bar
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
 from cytomend.regions.canvas import read_canvas
@@ -79,6 +79,8 @@ class MendSettings:
         """
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
+        if not 1 <= self.steps <= TIMES:
+            raise InputError(f"steps is {self.steps}, expected 1 to {TIMES}")
         default = SAMPLERS[self.sampler]
         if default.resamples:
             return replace(default, steps=self.steps, jump=self.jump, resample=self.resample)
@@ -97,6 +99,14 @@ class Machine:
     def of(cls, device: str, threads: int, batch_windows: int) -> Machine:
         """Return the machine; ``auto`` is the GPU if there is one."""
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if threads < 1 or batch_windows < 1:
+            raise InputError(f"--threads is {threads}, --batch-windows {batch_windows}; expected at least 1 of each")
+        try:
+            torch.empty(1, device=chosen).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InputError(
+                f"--device {device}: cannot be used here ({str(error).splitlines()[0]}); try cpu"
+            ) from error
         return cls(torch.device(chosen), threads, batch_windows)
 
 
@@ -107,18 +117,19 @@ def mend_shard(
     plan = Plan.read(plan_folder)
     mine = plan.regions[plan.regions["shard"] == shard]
     provenance = _provenance(model, settings)
+    made_from = _hash(
+        plan=read_manifest(manifest_of(plan_folder)),
+        image=stamp(image_path),
+        shard=shard,
+        code=fingerprint("cytomend.stages.mend_shard"),
+        **provenance,
+    )
     with one_writer(out) as work, logging_redirect_tqdm():
+        if out.exists() and manifest_of(out).exists() and read_manifest(manifest_of(out)).get("made_from") == made_from:
+            shutil.rmtree(work)
+            return manifest_of(out)
         done = work / "regions"
-        _keep_only(
-            work,
-            {
-                "plan": read_manifest(manifest_of(plan_folder)),
-                "image": stamp(image_path),
-                "shard": shard,
-                **provenance,
-                "code": fingerprint("cytomend.stages.mend_shard"),
-            },
-        )
+        _keep_only(work, made_from)
         done.mkdir(exist_ok=True)
         if len(mine):
             mend_region = _region_mender(image_path, plan, model, settings, machine)
@@ -136,8 +147,9 @@ def mend_shard(
                     _mend_one(mend_region, region, done, plan.facts.section)
                 bar.update(windows)
             bar.close()
-        _gather(plan, mine["region"].tolist(), done, work / "store", provenance)
-        manifest = publish(work / "store", out, {"section": plan.facts.section, "shard": shard, "regions": len(mine)})
+        _gather(plan, mine["region"].tolist(), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
+        facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
+        manifest = publish(work / "store", out, facts)
         shutil.rmtree(work)  # not before: a job killed while it publishes keeps its regions
         return manifest
 
@@ -242,15 +254,24 @@ def _provenance(model: Path, settings: MendSettings) -> dict[str, Any]:
     }
 
 
-def _keep_only(work: Path, key: dict[str, Any]) -> None:
+def plan_identity(plan_folder: Path) -> str:
+    """Return the checksum of a plan."""
+    return str(read_manifest(manifest_of(plan_folder))["sha256"])
+
+
+def _hash(**made_from: object) -> str:
+    """Return the identity of all that a shard is made from."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _keep_only(work: Path, made_from: str) -> None:
     """Throw away what an earlier writer left, unless it was made from the very same."""
-    text = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     note = work / "made-from"
-    if note.exists() and note.read_text() == text:
+    if note.exists() and note.read_text() == made_from:
         return
     for path in work.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    note.write_text(text)
+    note.write_text(made_from)
 
 
 def _gather(plan: Plan, regions: list[int], done: Path, store: Path, provenance: dict[str, Any]) -> None:

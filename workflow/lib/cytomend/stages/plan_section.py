@@ -33,6 +33,7 @@ from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import Plan, SectionFacts, tables
 from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import one_writer, publish
 from cytomend.values import ValueRange
 
@@ -111,7 +112,11 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
             shards=settings.shards,
             masked_px=masked_px,
             mask_blake2b=_mask_hash(mask, labels),
-            warnings=(*mask.warnings, *_pixel_size_warnings(image, settings)),
+            warnings=(
+                *mask.warnings,
+                *_pixel_size_warnings(image, settings),
+                *_damage_warnings(annotation, masked_px / (image.shape[0] * image.shape[1])),
+            ),
         )
         Plan(facts, *tables(regions, facts), labels).write_facts(work)
         for warning in facts.warnings:
@@ -150,6 +155,11 @@ def _lattice(settings: PlanSettings) -> Lattice:
 def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
     """Refuse an image that the model cannot mend."""
     where = f"section {settings.section!r}: {image.path}"
+    if "cytomend" in attributes_of(image.path):
+        raise InputError(
+            f"{where} is a mended section, whose synthetic pixels would pass for measured ones; give the scan it was"
+            " made from, and all artefacts in one annotation"
+        )
     if image.channels != settings.model_channels:
         raise InputError(
             f"{where} has {image.channels} channels, the model was trained on {settings.model_channels}; "
@@ -172,6 +182,15 @@ def _pixel_size_warnings(image: SectionImage, settings: PlanSettings) -> list[st
         f"{image.path}: its metadata give {found:g} µm a pixel, the sheet {settings.pixel_size_um:g};"
         " the sheet was followed"
     ]
+
+
+def _damage_warnings(annotation: Path, share: float) -> list[str]:
+    """Say what is probably a mistake."""
+    if share == 0:
+        return [f"{annotation}: no damage in it; the result is a copy of the scan"]
+    if share > 0.5:
+        return [f"{annotation}: {share:.0%} of the section is damage; is the mask inverted?"]
+    return []
 
 
 def _mask_hash(mask: ArtefactMask, labels: zarr.Array[Any]) -> str:

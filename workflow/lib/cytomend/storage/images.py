@@ -60,6 +60,8 @@ def _open(path: Path, kind: PixelKind) -> SectionImage:
         return open_omezarr(path, kind)
     if head.startswith(TIFF_MAGIC):
         return open_tiff(path, kind)
+    if head.startswith(JPEG_MAGIC) and kind is LABELS:
+        raise InputError(f"{path}: a JPEG blurs the rim of a mask; save the mask as PNG or TIFF")
     if head.startswith((PNG_MAGIC, JPEG_MAGIC)):
         return open_small(path, kind)
     found = "an empty file" if not head else f"a file that begins with {head!r}"

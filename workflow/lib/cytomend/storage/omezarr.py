@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,12 @@ def _scale(owner: dict[str, Any], axis: int) -> float:
 
 def _short(value: object) -> str:
     return repr(value)[:80]
+
+
+def attributes_of(store: Path) -> dict[str, Any]:
+    """Return the attributes of a Zarr v3 group, or nothing if there is none."""
+    try:
+        attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return attributes if isinstance(attributes, dict) else {}

@@ -42,17 +42,42 @@ def one_writer(folder: Path) -> Iterator[Path]:
         If another process is writing the same result, or the disk is full.
     """
     work = folder.with_name(f".{folder.name}.work")
-    with told_if_disk_is_full(folder):
-        work.mkdir(parents=True, exist_ok=True)
-        lock = work.with_name(f".{folder.name}.lock").open("w")
+    with told_if_disk_is_full(folder), locked(folder):
+        work.mkdir(exist_ok=True)
+        try:
+            yield work
+        except InputError:
+            shutil.rmtree(work)  # what was made from it is worth nothing
+            raise
+
+
+@contextmanager
+def locked(result: Path) -> Iterator[None]:
+    """Hold a result for this process alone.
+
+    Raises
+    ------
+    ResourceError
+        If another process holds it.
+    """
+    place = result.with_name(f".{result.name}.lock")
+    try:
+        with told_if_disk_is_full(result):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = place.open("w")
+    except OSError as error:
+        raise InputError(f"{result}: cannot be a place for results ({error.strerror}: {error.filename})") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ResourceError(f"{folder}: another process is writing it; wait for it to end, or stop it") from error
-        with told_if_disk_is_full(folder):
-            yield work
-        Path(lock.name).unlink(missing_ok=True)
+        except BlockingIOError as error:
+            raise ResourceError(f"{result}: another process is writing it; wait for it to end, or stop it") from error
+        if not place.exists() or place.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+            raise ResourceError(f"{result}: another process wrote it just now; run again")
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
 
 
 def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
@@ -111,6 +136,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with told_if_disk_is_full(path):
             write(beside)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut may leave the name without the content
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
