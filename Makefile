@@ -30,7 +30,7 @@ pictures: demo
 	python docs/before_after.py demo/phantom-1/section.tif results/phantom-1/corrected.ome.zarr docs/images/before-after.png --box 300 300 760 760 --outline
 
 test: lint
-	pytest
+	OPENBLAS_NUM_THREADS=1 pytest
 
 lint: phantoms
 	ruff check .

@@ -208,8 +208,7 @@ def test_an_interrupted_train_command_resumes_and_ends_with_the_same_weights(
             patch.setattr("pandas.DataFrame.to_csv", killed)
         else:
             patch.setattr(Training, "step", killed_at_three)
-        with pytest.raises(KeyboardInterrupt):
-            main(words)
+        assert main(words) == 130
     assert not (tmp_path / "model" / "model.safetensors").exists()
     assert main(words) == 0
 

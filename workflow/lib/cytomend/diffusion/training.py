@@ -34,6 +34,8 @@ class TrainingSettings:
     average_decay: float = 0.9995
     seed: int = 0
     times: int = TIMES
+    data: str = ""
+    """What is learned from, in words that change with it; a state is not resumed on other data."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then half a cosine down to a hundredth."""

@@ -36,7 +36,7 @@ from cytomend.phantom import render_tissue
 from cytomend.regions.annotation import open_mask
 from cytomend.regions.intact import intact_pieces
 from cytomend.report.model_card import draw_losses, draw_samples, write_card
-from cytomend.settings import read_yaml
+from cytomend.settings import one_line, read_yaml
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import write_whole
@@ -69,7 +69,8 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
             f"{config}: network.heads is {unet.heads}, expected a divisor of every width with attention, found {odd[0]}"
         )
     how = TrainingSettings(
-        **{key: settings[key] for key in ("steps", "batch", "learning_rate", "warmup_steps", "average_decay", "seed")}
+        **{key: settings[key] for key in ("steps", "batch", "learning_rate", "warmup_steps", "average_decay", "seed")},
+        data=one_line({key: settings[key] for key in ("sources", "window_px", "constant_share", "resample_share")}),
     )
     patches = _patches(settings, read_tiles(settings["sources"], settings), how.seed)
     held_out = _patches(settings, read_tiles(settings["validation"], settings), how.seed + 1)
@@ -117,13 +118,13 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
         if done % settings["sample_every"] == 0 or done == how.steps:
             draw_samples(training.averaged(), held_out, out / "samples.png")
     rows = _read_rows(out / "loss.tsv")  # as written, so that a finished training run again gives the same file
-    sources = [_source_record(source) for source in settings["sources"]]
+    data = {key: [_source_record(source) for source in settings.pop(key)] for key in ("sources", "validation")}
     record = ModelSettings(
         unet=unet,
         times=how.times,
         window_px=settings["window_px"],
         pixel_size_um=settings["pixel_size_um"],
-        training={"settings": settings, "sources": sources, "seconds": rows[-1]["seconds"], "loss": rows[-1]},
+        training={"settings": settings, **data, "seconds": rows[-1]["seconds"], "loss": rows[-1]},
     )
     save_model(out / "model.safetensors", training.average.weights, record)
     write_card(out, record, rows)
