@@ -27,7 +27,7 @@ demo: phantoms
 	@echo; echo "Open the report:  $(CURDIR)/results/brain/report/index.html"
 
 pictures: demo
-	python docs/before_after.py demo/phantom-1/section.tif results/phantom-1/corrected.ome.zarr docs/images/before-after.png --box 300 300 760 760 --outline
+	python docs/before_after.py demo/phantom-1/section.tif results/phantom-1/corrected.ome.zarr docs/images/before-after.png --box 780 540 1200 960 --outline
 
 test: lint
 	OPENBLAS_NUM_THREADS=1 pytest
