@@ -346,7 +346,7 @@ def test_timemap_draws_what_its_equations_say_also_across_window_borders(hole, l
     require_law(samples[~hole.known], law_of(sampler), hole.groups())
 
 
-@pytest.mark.parametrize(("sampler", "kept"), [(DEFAULT, 0.87), (FINE, 0.94)], ids=["default", "ancestral"])
+@pytest.mark.parametrize(("sampler", "kept"), [(DEFAULT, 0.92), (FINE, 0.94)], ids=["default", "ancestral"])
 def test_timemap_draws_from_the_conditional_distribution_of_the_field(hole, law_of, sampler, kept):
     # Both are exact, so that the tolerance holds no chance: it is for the finite steps (worked out below), and for
     # windows ten correlation lengths wide, which do not see beyond their border.
@@ -410,7 +410,7 @@ def test_few_steps_lose_variance_ancestral_ones_more_than_deterministic_ones(hol
     ancestral = [share(steps) for steps in (25, 50, 100, 256)]
     assert ancestral == sorted(ancestral)
     assert 0.85 < ancestral[1] < 0.92
-    assert ancestral[1] + 0.03 < share(50, eta=0.0, bend=1.5) < 1.04
+    assert share(50, eta=0.0, bend=1.5) == pytest.approx(1, abs=0.02)
 
 
 def test_repaint_draws_what_algorithm_1_says_also_across_window_borders(strip, walk_law):
