@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from pathlib import Path
 
@@ -86,6 +85,6 @@ def write_card(folder: Path, record: ModelSettings, rows: list[dict[str, float]]
     )
     weights = (folder / "model.safetensors").stat().st_size
     text = environment.get_template("model_card.md.j2").render(
-        model=record, rows=rows, name=folder.name, megabytes=weights / 1e6, cores=os.cpu_count()
+        model=record, rows=rows, name=folder.name, megabytes=weights / 1e6
     )
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
