@@ -1,8 +1,8 @@
 """How `timemap` should step: ``python benchmarks/compare_steps.py SCAN [--box Y0 X0 Y1 X1] [--model NAME]``.
 
 Fills the middle of intact windows and prints, for each way of stepping, grey-value statistics of the fill over those of
-the tissue that was there: 1.00 is right. `power` is the mean spectral power in bands of cycles per pixel: cells, their
-outlines, grain.
+the tissue that was there: 1.00 is right. `bodies` are connected dark pixels, 20 or more of them; `power` is the
+mean spectral power in bands of cycles per pixel: cells, their outlines, grain.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.fuse import OneByOne
@@ -31,6 +32,7 @@ BANDS = {
     "power .30-.50": (0.3, 0.5),
 }
 DARK = -0.4
+SMALLEST_BODY_PX = 20
 
 
 def statistics(fills: NDArray[np.float32]) -> dict[str, float]:
@@ -40,8 +42,20 @@ def statistics(fills: NDArray[np.float32]) -> dict[str, float]:
     power = (np.abs(np.fft.fft2((fills - fills.mean((1, 2), keepdims=True)) * taper)) ** 2).mean(0)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
     bands = {name: float(power[(frequency >= low) & (frequency < high)].mean()) for name, (low, high) in BANDS.items()}
-    light = (fills + 1) / 2
-    return {"mean": float(light.mean()), "std": float(fills.std()), "dark share": float((fills < DARK).mean()), **bands}
+    return {
+        "mean": float((fills.mean() + 1) / 2),
+        "std": float(fills.std()),
+        "dark share": float((fills < DARK).mean()),
+        **bodies(fills),
+        **bands,
+    }
+
+
+def bodies(fills: NDArray[np.float32]) -> dict[str, float]:
+    """Return how many dark bodies there are in a fill, and their median area in px."""
+    areas = np.concatenate([np.bincount(ndimage.label(fill < DARK)[0].ravel())[1:] for fill in fills])
+    areas = areas[areas >= SMALLEST_BODY_PX]
+    return {"bodies": len(areas) / len(fills), "body area": float(np.median(areas))}
 
 
 def normal(shape: torch.Size, seed: int, draw: int) -> torch.Tensor:
