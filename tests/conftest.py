@@ -135,7 +135,6 @@ def plan_settings(**changes):
         "stride_px": 24,
         "window_px": WINDOW_PX,
         "model_channels": 1,
-        "model_pixel_size_um": 1.0,
     }
     return PlanSettings(**{**usual, **changes})
 

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from cytomend.diffusion.samplers import SAMPLERS
-from cytomend.settings import checked, schema
+from cytomend.settings import checked, read_yaml, schema
 from cytomend.sheet import STEPS
 from cytomend.stages.mend_shard import MendSettings
 
@@ -90,3 +90,13 @@ def test_every_file_that_the_documents_link_to_exists() -> None:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if not link.startswith("http"):
                 assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "config" / "train").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_training_file_keeps_to_its_schema(path: Path) -> None:
+    assert read_yaml(path, "train")["steps"] >= 1
+
+
+@pytest.mark.parametrize("path", [CHECKOUT / "config" / "demo.yaml", CHECKOUT / "tests" / "real_tile" / "config.yaml"])
+def test_every_configuration_keeps_to_its_schema(path: Path) -> None:
+    assert (CHECKOUT / read_yaml(path, "config")["sections"]).is_file()

@@ -280,6 +280,18 @@ def test_only_what_changed_is_redone(lab: Lab, change: Callable[[Lab], None], ex
     assert lab.would_run() == expected
 
 
+def test_after_a_failed_job_the_old_results_do_not_pass_for_new_ones(lab: Lab) -> None:
+    change_row(lab)
+    stage = lab.folder / "workflow" / "lib" / "cytomend" / "stages" / "mend_shard.py"
+    whole = stage.read_text()
+    stage.write_text(whole.replace("    plan = Plan.read(plan_folder)", '    raise InputError("the lamp broke")', 1))
+    process = lab.start("results/left/corrected.manifest.json")
+    assert "the lamp broke" in process.communicate()[0]
+    assert process.returncode != 0
+    stage.write_text(whole)
+    assert lab.would_run() == jobs("left", "mend_shard")
+
+
 def test_killing_the_whole_run_leaves_nothing_that_looks_finished_and_the_rerun_gives_the_same_pixels(lab: Lab) -> None:
     undisturbed = lab.corrected("left")
     shutil.rmtree(lab.folder / "results")

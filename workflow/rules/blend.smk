@@ -24,6 +24,7 @@ rule blend_section:
         mem_mb=8000,
         runtime=120,
     params:
+        upstream=mend_key,
         image=image_content,
         stores=shard_stores,
         settings=one_line(CONFIG["pyramid"]),

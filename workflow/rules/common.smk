@@ -108,3 +108,39 @@ def templates(*names):
         )
         for name in names
     ]
+
+
+def plan_key(wildcards):
+    """All that reaches a plan. Later rules hold it too: when an earlier job failed, its lost outputs alone would not
+    tell Snakemake that the results behind them are out of date."""
+    return one_line(
+        {
+            "image": image_content(wildcards),
+            "annotation": annotation_content(wildcards),
+            "settings": plan_settings(wildcards),
+            "code": fingerprint("cytomend.stages.plan_section"),
+        }
+    )
+
+
+def mend_key(wildcards):
+    """All that reaches the mended pixels of a section."""
+    return one_line(
+        {
+            "plan": plan_key(wildcards),
+            "checkpoint": checkpoint(wildcards),
+            "settings": mend_settings(wildcards),
+            "code": fingerprint("cytomend.stages.mend_shard"),
+        }
+    )
+
+
+def blend_key(wildcards):
+    """All that reaches the corrected pyramid of a section."""
+    return one_line(
+        {
+            "mend": mend_key(wildcards),
+            "settings": CONFIG["pyramid"],
+            "code": fingerprint("cytomend.stages.blend_section"),
+        }
+    )

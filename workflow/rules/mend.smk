@@ -26,7 +26,7 @@ rule mend_shard:
         mem_mb=16000,
         runtime=240,
     params:
-        image=image_content,
+        upstream=plan_key,
         checkpoint=checkpoint,
         settings=mend_settings,
         batch_windows=CONFIG["mend"]["batch_windows"],

@@ -24,7 +24,7 @@ rule report_section:
         mem_mb=4000,
         runtime=30,
     params:
-        image=image_content,
+        upstream=blend_key,
         settings=one_line(CONFIG["report"]),
         code=fingerprint("cytomend.stages.report_section"),
         templates=templates("section.html.j2", "page.css", "page.js"),

@@ -17,6 +17,9 @@ from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
 
+PIXEL_SIZE_TOLERANCE = 1.25
+"""A model is not asked to draw cells of another scale than this factor."""
+
 STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50}
 
 
@@ -88,6 +91,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
         record = load_settings(model)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    _check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
     sampler = own("sampler", "mend")
     classes = row["include_classes"]
     steps = own("steps", "mend") or STEPS[sampler]
@@ -132,8 +136,15 @@ def _window(record: ModelSettings, stride_px: int | None, where: str) -> Record:
         "window_px": lattice.window_px,
         "stride_px": lattice.stride_px,
         "model_channels": record.unet.channels,
-        "model_pixel_size_um": record.pixel_size_um,
     }
+
+
+def _check_pixel_size(found_um: float, model_um: float, where: str) -> None:
+    if not 1 / PIXEL_SIZE_TOLERANCE <= found_um / model_um <= PIXEL_SIZE_TOLERANCE:
+        raise InputError(
+            f"{where}: pixel_size_um is {found_um:g}, the model was trained at {model_um:g} µm (up to a factor of"
+            f" {PIXEL_SIZE_TOLERANCE} is accepted); resample the image, or choose or train a model of that pixel size"
+        )
 
 
 def _value_range(row: Record, where: str) -> list[float] | None:

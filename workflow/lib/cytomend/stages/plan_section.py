@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 SAMPLED_BLOCKS = 64
 SAMPLED_PX = 256
-PIXEL_SIZE_TOLERANCE = 1.25
-"""A model is not asked to draw cells of another scale than this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,6 @@ class PlanSettings:
     stride_px: int
     window_px: int
     model_channels: int
-    model_pixel_size_um: float
 
 
 def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out: Path) -> Path:
@@ -164,13 +161,6 @@ def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
         raise InputError(
             f"{where} has {image.channels} channels, the model was trained on {settings.model_channels}; "
             "choose or train a model for it (network.channels of the training file)"
-        )
-    ratio = settings.pixel_size_um / settings.model_pixel_size_um
-    if not 1 / PIXEL_SIZE_TOLERANCE <= ratio <= PIXEL_SIZE_TOLERANCE:
-        raise InputError(
-            f"{where}: pixel_size_um is {settings.pixel_size_um:g}, the model was trained at"
-            f" {settings.model_pixel_size_um:g} µm (up to a factor of {PIXEL_SIZE_TOLERANCE} is accepted);"
-            " resample the image, or choose or train a model of that pixel size"
         )
 
 
