@@ -75,7 +75,7 @@ def save_picture(image: NDArray[np.float32], path: Path, scale: int = 1) -> None
     beside.replace(path)
 
 
-def write_card(folder: Path, record: ModelSettings, rows: list[dict[str, float]]) -> None:
+def write_card(folder: Path, record: ModelSettings) -> None:
     """Write ``MODEL_CARD.md`` beside the checkpoint."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -84,7 +84,5 @@ def write_card(folder: Path, record: ModelSettings, rows: list[dict[str, float]]
         lstrip_blocks=True,
     )
     weights = (folder / "model.safetensors").stat().st_size
-    text = environment.get_template("model_card.md.j2").render(
-        model=record, rows=rows, name=folder.name, megabytes=weights / 1e6
-    )
+    text = environment.get_template("model_card.md.j2").render(model=record, name=folder.name, megabytes=weights / 1e6)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")

@@ -127,7 +127,7 @@ def train(config: Path, out: Path, device: torch.device) -> Path:
         training={"settings": settings, **data, "seconds": rows[-1]["seconds"], "loss": rows[-1]},
     )
     save_model(out / "model.safetensors", training.average.weights, record)
-    write_card(out, record, rows)
+    write_card(out, record)
     return out / "model.safetensors"
 
 
