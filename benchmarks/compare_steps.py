@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.diffusion.checkpoint import load_model
-from cytomend.diffusion.fuse import OneByOne
 from cytomend.diffusion.samplers import Sampler
+from cytomend.diffusion.windows import OneByOne
 from cytomend.geometry import Box
 from cytomend.places import model_file
 from cytomend.storage.images import open_image

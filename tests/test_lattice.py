@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cytomend.diffusion.fuse import FixedBatches, FusedDenoiser, OneByOne
+from cytomend.diffusion.fuse import FusedDenoiser
+from cytomend.diffusion.windows import FixedBatches, OneByOne
 from cytomend.geometry import Box
 from cytomend.regions.lattice import Lattice, Layout
 

@@ -38,11 +38,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend import __version__
 from cytomend.diffusion.checkpoint import load_model
-from cytomend.diffusion.fuse import FusedDenoiser, WindowDenoise, window_denoiser
+from cytomend.diffusion.fuse import FusedDenoiser
 from cytomend.diffusion.noise import PlaceNoise
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
 from cytomend.diffusion.schedule import TIMES, cosine_alpha_bar
+from cytomend.diffusion.windows import WindowDenoise, window_denoiser
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
 from cytomend.regions.canvas import read_canvas
