@@ -14,7 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cytomend.diffusion.foretell import foretell
 from cytomend.diffusion.record import UNetSettings
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that stays in channels_last, which CUDA's kernel leaves without a word."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, C, h, w) to the same shape and memory format."""
+        normed = super().forward(x)
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        return normed.contiguous(memory_format=torch.channels_last) if last else normed
 
 
 class ResidualBlock(nn.Module):
@@ -50,10 +61,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, width, h, w) to the same shape."""
         n, width, h, w = x.shape
-        packed = self.query_key_value(self.norm(x)).flatten(2).view(n, 3, self.heads, width // self.heads, h * w)
-        query, key, value = packed.transpose(-1, -2).unbind(1)  # each (n, heads, h * w, width / heads)
+        packed = self.query_key_value(self.norm(x)).permute(0, 2, 3, 1).reshape(n, h * w, 3, self.heads, -1)
+        query, key, value = packed.permute(2, 0, 3, 1, 4)  # each (n, heads, h * w, width / heads)
         seen = functional.scaled_dot_product_attention(query, key, value)
-        return torch.add(x, self.project(seen.transpose(-1, -2).reshape(n, width, h, w)))
+        return torch.add(x, self.project(seen.transpose(1, 2).reshape(n, h, w, width).permute(0, 3, 1, 2)))
 
 
 class Level(nn.Module):
@@ -85,12 +96,15 @@ class TimeMap(nn.Module):
 
     def forward(self, time: Tensor) -> list[Tensor]:
         """Map (n, 1, H, W) in [0, 1] to one (n, embedding, h, w) a resolution, finest first."""
-        phase = time * self.frequencies * (math.pi / 2)
-        waves = functional.avg_pool2d(torch.cat([phase.sin(), phase.cos()], 1), self.stem)
-        maps = [waves]
+        maps = [functional.avg_pool2d(self.waves(time), self.stem)]
         for _ in range(self.resolutions - 1):
             maps.append(functional.avg_pool2d(maps[-1], 2))
         return [functional.silu(self.project(waves)) for waves in maps]
+
+    def waves(self, time: Tensor) -> Tensor:
+        """Map (n, 1, H, W) to (n, embedding, H, W)."""
+        phase = time * self.frequencies * (math.pi / 2)
+        return torch.cat([phase.sin(), phase.cos()], 1)
 
 
 class UNet(nn.Module):
@@ -108,7 +122,8 @@ class UNet(nn.Module):
         widths, folded = settings.widths, settings.stem**2
         self.time = TimeMap(settings)
         # The map itself enters too: after the fold, pooled embeddings alone would blur the border of the mask.
-        self.conv_in = nn.Conv2d((settings.channels + 1) * folded, widths[0], 3, padding=1)
+        # Values come twice: as they are, and as known pixels foretell them.
+        self.conv_in = nn.Conv2d((2 * settings.channels + 1) * folded, widths[0], 3, padding=1)
         self.down, self.shrink, skips, width = nn.ModuleList(), nn.ModuleList(), [widths[0]], widths[0]
         for depth, wide in enumerate(widths):
             for _ in range(settings.blocks):
@@ -146,7 +161,8 @@ class UNet(nn.Module):
         """
         blocks = self.settings.blocks
         embeddings = self.time(time)
-        h = self.conv_in(functional.pixel_unshuffle(torch.cat([x, 2 * time - 1], 1), self.settings.stem))
+        seen_first = torch.cat([x, 2 * time - 1, foretell(x, time)], 1)
+        h = self.conv_in(functional.pixel_unshuffle(seen_first, self.settings.stem))
         seen = [h]
         for depth, embedding in enumerate(embeddings):
             for level in self.down[depth * blocks : (depth + 1) * blocks]:
@@ -167,7 +183,7 @@ class UNet(nn.Module):
 
 def group_norm(width: int) -> nn.GroupNorm:
     """Return a norm over groups of at least four channels."""
-    return nn.GroupNorm(math.gcd(width, 8) if width < 64 else math.gcd(width, 16), width)
+    return GroupNorm(math.gcd(width, 8) if width < 64 else math.gcd(width, 16), width)
 
 
 def zero_weights(layer: nn.Conv2d) -> nn.Conv2d:
