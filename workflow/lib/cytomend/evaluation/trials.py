@@ -1,0 +1,107 @@
+"""Trials: intact patches with a mask in the shape of an artefact. Drawn by seed alone, the same for every sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomend.diffusion.masks import random_mask
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+
+FRACTIONS = (0.05, 0.5)
+TOLERANCE = 0.015
+TRIES = 2000
+GRIDS = 100
+
+Grey = NDArray[np.generic]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An intact patch, which of its pixels are to be mended, and another patch of the same tissue.
+
+    ``patch`` and ``other`` (Y, X) in the scanner's dtype, ``mask`` (Y, X); ``dark`` is the grey value of cell bodies in
+    this tissue, ``source`` and ``box`` say where the patch was cut.
+    """
+
+    patch: Grey
+    other: Grey
+    mask: Mask
+    dark: float
+    source: str
+    box: Box
+
+    @property
+    def floor(self) -> Grey:
+        """The patch with the other patch's pixels under the mask: real tissue in the wrong place."""
+        return np.where(self.mask, self.other, self.patch)
+
+
+def stratified_masks(count: int, side_px: int, seed: int) -> list[Mask]:
+    """Return masks whose fractions of the patch are spread evenly over `FRACTIONS`, in random order."""
+    low, high = FRACTIONS
+    order = np.random.default_rng([seed, 0]).permutation(count)
+    fractions = low + (high - low) * (order + 0.5) / count
+    return [mask_of(np.random.default_rng([seed, 1, i]), side_px, float(f)) for i, f in enumerate(fractions)]
+
+
+def mask_of(rng: np.random.Generator, side_px: int, fraction: float) -> Mask:
+    """Return a random artefact's mask that covers about this fraction of the patch."""
+    closest = random_mask(rng, side_px)
+    for _ in range(TRIES):
+        if abs(closest.mean() - fraction) <= TOLERANCE:
+            break
+        mask = random_mask(rng, side_px)
+        closest = min(closest, mask, key=lambda m: abs(float(m.mean()) - fraction))
+    return closest
+
+
+def spread_boxes(intact: Mask, side_px: int, seed: int) -> Iterator[Box]:
+    """Yield squares of intact tissue, first as many as fit side by side, then those of other grids, without end.
+
+    Raises
+    ------
+    InputError
+        If there is no intact square.
+    """
+    height, width = intact.shape
+    counts = np.pad(intact.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    rng, empty = np.random.default_rng([seed, 2]), 0
+    while empty < GRIDS:
+        # Moved no further than leaves a full grid; further only where damage leaves none of its squares intact.
+        room = (side_px, side_px) if empty else (height % side_px + 1, width % side_px + 1)
+        offset = rng.integers(0, room)
+        ys, xs = (np.arange(o, n - side_px + 1, side_px) for o, n in zip(offset, (height, width), strict=True))
+        corners = [(int(y), int(x)) for y in ys for x in xs if whole(counts, y, x, side_px)]
+        empty = 0 if corners else empty + 1
+        for i in rng.permutation(len(corners)):
+            y, x = corners[i]
+            yield Box(y, x, y + side_px, x + side_px)
+    raise InputError(
+        f"no intact square of {side_px} px found in {height} x {width} px; give a larger box, or a smaller patch"
+    )
+
+
+def whole(counts: NDArray[np.int64], y: int, x: int, side_px: int) -> bool:
+    """Whether a square is intact, from the table of sums."""
+    y1, x1 = y + side_px, x + side_px
+    return bool(counts[y1, x1] - counts[y, x1] - counts[y1, x] + counts[y, x] == side_px**2)
+
+
+def far_from(box: Box, boxes: list[Box], rng: np.random.Generator) -> Box:
+    """Return one of the boxes that does not meet this one.
+
+    Raises
+    ------
+    InputError
+        If all of them do: there is no other tissue to compare with.
+    """
+    others = [other for other in boxes if box.intersect(other).is_empty]
+    if not others:
+        raise InputError("no second intact patch beside the trial's own; give a larger box, or a smaller patch")
+    return others[int(rng.integers(len(others)))]

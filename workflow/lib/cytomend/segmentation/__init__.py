@@ -1,0 +1,1 @@
+"""Finding cells: grey pixels in, a table of cell bodies out."""
