@@ -135,6 +135,7 @@ def plan_settings(**changes):
         "stride_px": 24,
         "window_px": WINDOW_PX,
         "model_channels": 1,
+        "samples": 1,
     }
     return PlanSettings(**{**usual, **changes})
 
@@ -144,9 +145,9 @@ def mend_settings(**changes):
     return MendSettings(**{"sampler": "timemap", "steps": 3, "jump": 2, "resample": 2, "seed": 4, **changes})
 
 
-def cpu(threads=1, batch_windows=8):
+def cpu(threads=1, batch_windows=8, group_px=None):
     """The machine of the tests: no GPU, so that results are the same bit for bit."""
-    return Machine(torch.device("cpu"), threads, batch_windows)
+    return Machine(torch.device("cpu"), threads, batch_windows, group_px)
 
 
 def as_json(settings):

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cytomend.diffusion.fuse import FusedDenoiser
-from cytomend.diffusion.windows import FixedBatches, OneByOne
 from cytomend.geometry import Box
 from cytomend.regions.lattice import Lattice, Layout
 
@@ -67,6 +66,23 @@ def test_a_layout_holds_each_cell_once_and_finds_it_in_every_window(lattice, cel
         assert sorted(s for s in sources if s < len(flat)) == np.flatnonzero(flat == cell).tolist()
 
 
+@settings(deadline=None, max_examples=30)
+@given(lattices(), st.lists(cells, min_size=1, max_size=4))
+def test_joined_layouts_do_to_each_canvas_what_its_own_does(lattice, canvases):
+    layouts = [Layout.of(lattice, lattice.windows_over(one)) for one in canvases]
+    chance = torch.Generator().manual_seed(0)
+    c, side = lattice.cell_px, lattice.window_px
+    values = [torch.randn(len(one.cells), 2, c, c, generator=chance) for one in layouts]
+    tilt = torch.linspace(-1, 1, side)  # so that windows disagree about their common pixels
+
+    def fuse(layout, x):
+        return FusedDenoiser(lambda windows, _: windows * tilt, *tables(layout))(x, torch.zeros_like(x[:, :1]))
+
+    together = fuse(Layout.joined(layouts), torch.cat(values))
+    assert torch.equal(together, torch.cat([fuse(one, x) for one, x in zip(layouts, values, strict=True)]))
+    assert Layout.joined(layouts).corners_px.tolist() == [at for one in layouts for at in one.corners_px.tolist()]
+
+
 @pytest.mark.parametrize(("window", "stride"), [(32, 12), (32, 36), (30, 20), (32, 18)])
 def test_strides_that_windows_cannot_be_fused_on_are_refused(window, stride):
     with pytest.raises(ValueError, match=r"_px"):
@@ -100,18 +116,3 @@ def test_windows_are_laid_out_as_they_stand_on_the_section():
     for window, (row, column) in zip(seen[0], [[0, 0], [0, 1], [-1, 0]], strict=True):
         expected = torch.meshgrid(torch.arange(16) + row * 12, torch.arange(16) + column * 12, indexing="ij")
         assert torch.equal(window, torch.stack(expected).double())
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 7])
-def test_windows_are_asked_in_order_whatever_the_batches(count):
-    x, time = torch.randn(count, 1, 8, 8), torch.arange(count).view(-1, 1, 1, 1).expand(count, 1, 8, 8)
-    shapes = []
-
-    def denoise(x, time):
-        shapes.append(len(x))
-        return x * time
-
-    for ask, batch in ((FixedBatches(denoise, 4), 4), (OneByOne(denoise, 3), 1)):
-        shapes.clear()
-        assert torch.equal(ask(x, time), x * time)
-        assert set(shapes) == {batch}

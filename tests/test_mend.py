@@ -32,8 +32,10 @@ from cytomend.cli import main
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.errors import InputError
 from cytomend.regions.plan import Plan
+from cytomend.stages import group_mender
 from cytomend.stages import mend_shard as mending
 from cytomend.stages.blend_section import BlendSettings, blend_section
+from cytomend.stages.group_mender import GroupMender
 from cytomend.stages.mend_shard import mend_shard
 from cytomend.stages.plan_section import plan_section
 from cytomend.storage.publish import damaged_files, locked, manifest_of
@@ -99,7 +101,7 @@ def test_only_the_grown_mask_is_changed_and_the_label_marks_exactly_that(
 
 def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_model, tmp_path):
     section = make_section(PLACES["within"])
-    out = mend_by_stages(section, tiny_model(), tmp_path, mend=mend_settings(seed=77))
+    out = mend_by_stages(section, tiny_model(), tmp_path, mend=mend_settings(seed=77, precision="float32"))
     record = dict(zarr.open_group(out, mode="r").attrs)["cytomend"]
     mask_hash = json.loads((tmp_path / "plan" / "section.json").read_text())["mask_blake2b"]
     assert record == {
@@ -114,6 +116,8 @@ def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_m
         "sampler_bend": 1.5,
         "network_calls": 3,
         "seed": 77,
+        "samples": 1,
+        "precision": "float32",
         "source_blake2b": "0" * 64,
         "mask_blake2b": mask_hash,
         "grow_px": 2,
@@ -172,6 +176,9 @@ def many(make_section, tiny_model, tmp_path):
         ("more shards than regions", plan_settings(shards=11), cpu()),
         ("a window a batch", plan_settings(), cpu(batch_windows=1)),
         ("two threads", plan_settings(), cpu(threads=2)),
+        ("every region alone", plan_settings(), cpu(group_px=1)),
+        ("a few regions together", plan_settings(), cpu(group_px=9 * 32**2)),
+        ("a few regions together, in three shards", plan_settings(shards=3), cpu(group_px=13 * 32**2)),
     ],
 )
 def test_the_pixels_do_not_depend_on_the_run(many, tiny_model, tmp_path, name, plan, machine):
@@ -207,59 +214,238 @@ def test_a_region_far_from_the_others_is_mended_as_if_alone(make_section, tiny_m
     assert np.array_equal(pixels[0][:, 100:], pixels[1][:, 100:])
 
 
+# Law 5: cost follows the damage
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_window_is_planned_that_is_wholly_known(make_section, tmp_path, place):
+    section = make_section(PLACES[place])
+    plan_section(section.image, section.annotation, plan_settings(), tmp_path / "plan")
+    plan = Plan.read(tmp_path / "plan")
+    labels = plan.labels[...]
+    for region, row, column in plan.windows.to_numpy():
+        seen = plan.facts.lattice.window_box(row, column).clip(labels.shape)
+        assert (labels[seen.slices] == region).any()
+    assert plan.regions["windows"].sum() == len(plan.windows)
+
+
+# Uncertainty: a region is mended several times
+
+SPREAD = blobs((100, 120), (20, 30, 34, 60), (70, 10, 76, 14))
+
+
+@pytest.fixture
+def sampled(make_section, tiny_model, tmp_path):
+    """A function that mends a section of two regions ``samples`` times and returns section and result."""
+
+    def run(samples, folder=None, machine=None, dtype="uint8", channels=1):
+        section = make_section(SPREAD, dtype, channels)
+        plan = plan_settings(samples=samples, model_channels=channels)
+        to = tmp_path / (folder or f"{samples} samples")
+        return section, mend_by_stages(section, tiny_model(channels), to, plan=plan, machine=machine)
+
+    return run
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 1), ("uint8", 3), ("uint16", 1)])
+def test_more_samples_leave_the_result_and_add_its_uncertainty(sampled, dtype, channels):
+    section, once = sampled(1, dtype=dtype, channels=channels)
+    _, often = sampled(3, dtype=dtype, channels=channels)
+    for number in range(2):
+        assert np.array_equal(level(once, number), level(often, number))
+        assert np.array_equal(level(once / "labels" / "mended", number), level(often / "labels" / "mended", number))
+    assert not (once / "labels" / "uncertainty").exists()
+    assert dict(zarr.open_group(once / "labels", mode="r").attrs)["ome"]["labels"] == ["mended"]
+    uncertainty, grown = level(often / "labels" / "uncertainty"), section.grown(2)
+    assert uncertainty.dtype == np.dtype(dtype)
+    assert not uncertainty[~grown].any()
+    assert (uncertainty[grown] > 0).mean() > 0.9
+    assert damaged_files(often) == []
+    assert any("uncertainty" in line for line in (often / "checksums.tsv").read_text().splitlines())
+
+
+def test_the_uncertainty_is_the_standard_deviation_of_single_fills(sampled, monkeypatch):
+    fills, fill = [], group_mender.fill
+
+    def keep(image, known, layout, *rest):
+        filled = fill(image, known, layout, *rest)
+        fills.extend(zip(layout.corners_px.tolist(), rest[-1].tolist(), filled, strict=True))
+        return filled
+
+    monkeypatch.setattr(group_mender, "fill", keep)
+    section, out = sampled(4, machine=cpu(group_px=1))  # one sample of one region at a time
+    grown, result = section.grown(2), level(out)
+    uncertainty, canvases = level(out / "labels" / "uncertainty"), np.full((4, *grown.shape), np.nan)
+    labels = level(out / "labels" / "mended")
+    for (y, x), sample, cell in fills:
+        c = cell.shape[-1]
+        if 0 <= y <= grown.shape[0] - c and 0 <= x <= grown.shape[1] - c:
+            part = canvases[sample, y : y + c, x : x + c]
+            part[...] = np.rint((cell[0].astype(float) + 1) * 127.5)
+    at = labels == 1  # the second region's canvas has overwritten what is beyond
+    at[60:] = False
+    assert at.sum() > 400
+    assert np.array_equal(canvases[0][at], result[at])
+    assert np.array_equal(np.rint(canvases[:, at].std(axis=0, ddof=1)), uncertainty[at])
+    assert np.abs(np.corrcoef(canvases[:, at]) - np.eye(4)).max() < 0.9  # no sample is a copy of another
+
+
+def test_the_uncertainty_does_not_depend_on_the_run(sampled):
+    outs = [
+        sampled(3, folder, machine)[1]
+        for folder, machine in {
+            "together": cpu(),
+            "apart": cpu(group_px=1),
+            "cut through a region's samples": cpu(group_px=10 * 32**2),
+            "two threads": cpu(threads=2),
+        }.items()
+    ]
+    for name in ("0", "labels/uncertainty/0", "labels/uncertainty/1"):
+        arrays = [np.asarray(zarr.open_group(out, mode="r")[name]) for out in outs]
+        assert all(np.array_equal(array, arrays[0]) for array in arrays)
+
+
+def test_the_uncertainty_says_what_it_is_and_has_colours(sampled):
+    section, out = sampled(3)
+    opened = zarr.open_group(out, mode="r")
+    assert dict(opened["labels"].attrs)["ome"]["labels"] == ["mended", "uncertainty"]
+    record = dict(opened["labels/uncertainty"].attrs)
+    label, said = record["ome"]["image-label"], record["cytomend"]
+    uncertainty = level(out / "labels" / "uncertainty")
+    colours = {colour["label-value"]: colour["rgba"] for colour in label["colors"]}
+    assert set(np.unique(uncertainty)) <= {0, *colours}
+    brightness = [sum(colours[value][:3]) for value in sorted(colours)]
+    assert brightness == sorted(brightness)
+    assert label["source"] == {"image": "../../"}
+    assert {key: said[key] for key in ("unit", "samples", "full_scale")} == {
+        "unit": "grey value",
+        "samples": 3,
+        "full_scale": 85.0,
+    }
+    assert said["mean"] == pytest.approx(uncertainty[section.grown(2)].mean())
+    numbers = level(out / "labels" / "mended")
+    assert said["regions"] == {str(n): pytest.approx(uncertainty[numbers == n].mean()) for n in (1, 2)}
+    assert dict(opened.attrs)["cytomend"]["samples"] == 3
+
+
+def test_independent_libraries_read_the_uncertainty(sampled):
+    models = pytest.importorskip("ome_zarr_models.v05")
+    assert models.ImageLabel.from_zarr(zarr.open_group(sampled(2)[1], mode="r")["labels/uncertainty"])
+
+
+def test_mend_mends_as_often_as_asked(make_section, tiny_model, tmp_path, capsys):
+    section = make_section(PLACES["smaller than a window"])
+    out = tmp_path / "mended.ome.zarr"
+    assert main(mend_command(section, tiny_model(), out, samples=2, precision="float32")) == 0
+    assert level(out / "labels" / "uncertainty").any()
+    assert main(mend_command(section, tiny_model(), tmp_path / "no.ome.zarr", samples=65)) == 2
+    assert "mend.samples: 65 is greater than the maximum of 64" in capsys.readouterr().err
+    assert main(mend_command(section, tiny_model(), tmp_path / "no.ome.zarr", precision="half")) == 2
+    assert "mend.precision" in capsys.readouterr().err
+
+
 # Law 7: a killed job leaves nothing that looks finished
+
+
+ALONE = cpu(group_px=1)
+"""Mends region by region."""
 
 
 @pytest.fixture
 def mended_regions(monkeypatch):
-    """The numbers of the regions that are mended from now on."""
-    numbers, mend_one = [], mending._mend_one
+    """The regions that are mended and kept from now on, in order."""
+    numbers, keep = [], GroupMender.keep
 
-    def count(mend_region, region, *rest):
-        mend_one(mend_region, region, *rest)
-        numbers.append(region)
+    def count(mender, mended):
+        keep(mender, mended)
+        numbers.extend(turn.region for turn in mended[0].turns)
 
-    monkeypatch.setattr(mending, "_mend_one", count)
+    monkeypatch.setattr(GroupMender, "keep", count)
     return numbers
 
 
-def test_a_shard_that_failed_in_the_middle_is_continued(many, tiny_model, tmp_path, mended_regions, monkeypatch):
+def failing(hand, region):
+    """A hand of the mender, ``read``, ``mend`` or ``keep``, that fails at a region."""
+    work = getattr(GroupMender, hand)
+
+    def fail(mender, given):
+        turns = {"read": lambda: given, "mend": lambda: given.turns, "keep": lambda: given[0].turns}[hand]()
+        if region in [turn.region for turn in turns]:
+            with mender._blaming(turns):
+                raise MemoryError("as if the machine were full")
+        return work(mender, given)
+
+    return fail
+
+
+@pytest.mark.parametrize("hand", ["read", "mend", "keep"])
+def test_a_shard_that_failed_in_the_middle_is_continued(
+    many, tiny_model, tmp_path, mended_regions, monkeypatch, caplog, hand
+):
     section, expected = many
-    folder, counted = tmp_path / "other", mending._mend_one
-
-    def fail_at_six(mend_region, region, *rest):
-        if region == 6:
-            raise MemoryError("as if the machine were full")
-        counted(mend_region, region, *rest)
-
-    monkeypatch.setattr(mending, "_mend_one", fail_at_six)
-    with pytest.raises(MemoryError):
-        mend_by_stages(section, tiny_model(), folder)
+    folder = tmp_path / "other"
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupMender, hand, failing(hand, region=6))
+        with pytest.raises(MemoryError):
+            mend_by_stages(section, tiny_model(), folder, machine=ALONE)
+    assert "section s1, region 6: failed" in caplog.text
     assert not (folder / "0.zarr").exists()
     assert not manifest_of(folder / "0.zarr").exists()
-    monkeypatch.setattr(mending, "_mend_one", counted)
-    assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder)), expected)
+    finished = len(list((folder / ".0.zarr.work" / "regions").iterdir()))
+    assert finished == len(mended_regions) >= 4
+    assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder, machine=ALONE)), expected)
     assert mended_regions == list(range(1, 10))  # none of them twice
 
 
-@pytest.mark.parametrize("change", ["seed", "image", "model"])
+def test_a_group_that_failed_is_named_and_those_before_it_are_kept(
+    many, tiny_model, tmp_path, mended_regions, monkeypatch, caplog
+):
+    section, expected = many
+    folder, threes = tmp_path / "other", cpu(group_px=12 * 32**2)  # nine regions of 4 windows
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupMender, "mend", failing("mend", region=5))
+        with pytest.raises(MemoryError):
+            mend_by_stages(section, tiny_model(), folder, machine=threes)
+    kept = {int(path.stem) for path in (folder / ".0.zarr.work" / "regions").iterdir()}
+    assert kept == set(mended_regions)
+    assert 5 not in kept
+    assert "5" in caplog.text.split("regions ")[-1].split(": failed")[0]
+    # Another packing goes on from there.
+    assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder, machine=cpu())), expected)
+    assert mended_regions == list(range(1, 10))
+
+
+def test_an_interrupt_ends_a_shard_and_keeps_what_is_finished(many, tiny_model, tmp_path, monkeypatch):
+    section, expected = many
+    mend, folder = GroupMender.mend, tmp_path / "other"
+
+    def interrupted(mender, group):
+        if group.turns[0].region == 4:
+            raise KeyboardInterrupt
+        return mend(mender, group)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupMender, "mend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mend_by_stages(section, tiny_model(), folder, machine=ALONE)
+    assert {path.name for path in (folder / ".0.zarr.work" / "regions").iterdir()} == {"1.npz", "2.npz", "3.npz"}
+    assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder)), expected)
+
+
+@pytest.mark.parametrize("change", ["seed", "image", "model", "samples"])
 def test_regions_left_by_a_failed_shard_are_not_used_for_another_result(
     make_section, tiny_model, tmp_path, monkeypatch, change
 ):
-    section, mend_one = make_section(PLACES["within"]), mending._mend_one
-
-    def fail_at_three(mend_region, region, *rest):
-        if region == 3:
-            raise MemoryError
-        mend_one(mend_region, region, *rest)
-
+    section = make_section(PLACES["within"])
     with monkeypatch.context() as patch:
-        patch.setattr(mending, "_mend_one", fail_at_three)
+        patch.setattr(GroupMender, "mend", failing("mend", region=3))
         with pytest.raises(MemoryError):
-            mend_by_stages(section, tiny_model(), tmp_path / "continued")
-    mend, model = mend_settings(), tiny_model()
+            mend_by_stages(section, tiny_model(), tmp_path / "continued", machine=ALONE)
+    mend, plan, model = mend_settings(), plan_settings(), tiny_model()
     if change == "seed":
         mend = mend_settings(seed=5)
+    elif change == "samples":
+        plan = plan_settings(samples=2)
     elif change == "image":
         write_tiff(section.image, 255 - section.pixels)
     else:
@@ -267,15 +453,21 @@ def test_regions_left_by_a_failed_shard_are_not_used_for_another_result(
         weights[-1] ^= 0x80
         model = tmp_path / "edited.safetensors"
         model.write_bytes(weights)
-    continued, new = (level(mend_by_stages(section, model, tmp_path / f, mend=mend)) for f in ("continued", "new"))
-    assert np.array_equal(continued, new)
+    outs = [mend_by_stages(section, model, tmp_path / folder, plan=plan, mend=mend) for folder in ("continued", "new")]
+    assert np.array_equal(*map(level, outs))
+    if change == "samples":
+        assert np.array_equal(*(level(out / "labels" / "uncertainty") for out in outs))
 
 
-def start(words, tmp_path):
+SMALL_GROUPS = "from cytomend.stages import mend_shard; mend_shard.GROUP_PX['cpu'] = 1; "
+
+
+def start(words, tmp_path, prepare=""):
     """Start a stage as a process of its own."""
     log = (tmp_path / "log").open("w")
     environment = {**os.environ, "PYTHONPATH": str(Path(mending.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "cytomend", *words], env=environment, stdout=log, stderr=log)
+    program = f"{prepare}from cytomend.cli import main; raise SystemExit(main())"
+    return subprocess.Popen([sys.executable, "-c", program, *words], env=environment, stdout=log, stderr=log)
 
 
 def kill_when(process, ready, tmp_path):
@@ -307,7 +499,7 @@ def test_a_shard_killed_in_the_middle_is_continued_with_the_same_pixels(
         threads=1,
     )
     done = tmp_path / ".0.zarr.work" / "regions"
-    kill_when(start(words, tmp_path), lambda: len(list(done.glob("[0-9]*.npz"))) > 2, tmp_path)
+    kill_when(start(words, tmp_path, SMALL_GROUPS), lambda: len(list(done.glob("[0-9]*.npz"))) > 2, tmp_path)
     finished = {int(path.stem) for path in done.glob("[0-9]*.npz")}
     assert 2 < len(finished) < 9
     assert not store.exists()

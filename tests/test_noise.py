@@ -15,8 +15,9 @@ SIDE = 8
 corner = st.tuples(st.integers(-50, 50), st.integers(-50, 50)).map(lambda at: (at[0] * SIDE, at[1] * SIDE))
 
 
-def field(seed=0, draw=0, cells=((0, 0),), cell_px=128, channels=1):
-    return PlaceNoise(seed, torch.tensor(cells), cell_px, channels)(draw)
+def field(seed=0, draw=0, cells=((0, 0),), cell_px=128, channels=1, samples=None):
+    drawn = None if samples is None else torch.tensor(samples)
+    return PlaceNoise(seed, torch.tensor(cells), cell_px, channels, drawn)(draw)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,16 @@ def test_neighbouring_pixels_of_a_field_are_independent():
 
 @pytest.mark.parametrize(
     "other",
-    [{"draw": 1}, {"seed": 1}, {"seed": 1 << 32}, {"seed": 1 << 63}, {"cells": ((0, 512),)}, {"cells": ((-512, 0),)}],
+    [
+        {"draw": 1},
+        {"seed": 1},
+        {"seed": 1 << 32},
+        {"seed": 1 << 63},
+        {"cells": ((0, 512),)},
+        {"cells": ((-512, 0),)},
+        {"samples": [1]},
+        {"samples": [63]},
+    ],
 )
 def test_draws_seeds_and_places_are_independent_of_one_another(other):
     a, b = field(cell_px=512), field(cell_px=512, **other)
@@ -62,6 +72,19 @@ def test_draws_seeds_and_places_are_independent_of_one_another(other):
 def test_channels_are_independent_of_one_another():
     values = field(cell_px=256, channels=3)[0].flatten(1).numpy()
     assert abs(np.corrcoef(values) - np.eye(3)).max() < 4.5 / 256
+
+
+def test_sample_0_is_what_is_drawn_without_samples():
+    assert torch.equal(field(seed=3, draw=7, channels=3, samples=[0]), field(seed=3, draw=7, channels=3))
+
+
+def test_a_cell_draws_the_same_whatever_samples_it_is_drawn_with():
+    together = field(cells=[(0, 0)] * 4, channels=3, samples=[2, 0, 1, 2])
+    assert torch.equal(together[0], together[3])
+    for i, sample in enumerate([2, 0, 1]):
+        assert torch.equal(together[i], field(channels=3, samples=[sample])[0])
+    flat = together[:3].flatten(0, 1).flatten(1).numpy()  # three samples of three channels
+    assert abs(np.corrcoef(flat) - np.eye(9)).max() < 4.5 / 128
 
 
 @settings(max_examples=50, deadline=None)

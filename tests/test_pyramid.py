@@ -16,6 +16,7 @@ from cytomend.storage.pyramid import (
     Grid,
     halve_by_maximum,
     halve_by_mean,
+    halve_by_pooling,
     level_shapes,
     multiscales,
     shard_boxes,
@@ -49,6 +50,16 @@ def test_a_level_of_labels_is_the_largest_of_squares_of_four(image):
     halved = halve_by_maximum(image)
     for y, x, values in squares_of_four(image):
         assert halved[y, x] == max(values)
+
+
+@given(images)
+def test_a_level_of_deviations_pools_those_of_four_that_are_there(image):
+    image[image % 3 == 0] = 0
+    halved = halve_by_pooling(image)
+    assert halved.dtype == image.dtype
+    for y, x, values in squares_of_four(image):
+        there = [int(value) ** 2 for value in values if value]
+        assert halved[y, x] == (round((sum(there) / len(there)) ** 0.5) if there else 0)
 
 
 @given(images)

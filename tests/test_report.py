@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from PIL import Image
 
 from cytomend.cli import main
@@ -24,6 +25,7 @@ from cytomend.diffusion.record import ModelSettings, UNetSettings
 from cytomend.diffusion.unet import UNet
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.heat import RAMP, heat
 from cytomend.regions.plan import Plan
 from cytomend.report.comparison import choose_crop
 from cytomend.report.corrected import CorrectedSection
@@ -92,13 +94,13 @@ class Mended:
 def mender(model_of):
     """Return a function that takes an image and a mask through plan, mend and blend, in a folder."""
 
-    def run(folder, image, mask, *, section="B07", stain="cresyl violet", tag_um=None):
+    def run(folder, image, mask, *, section="B07", stain="cresyl violet", tag_um=None, samples=1):
         folder.mkdir(parents=True)
         channels = 1 if image.ndim == 2 else 3
         resolution = {"resolution": (1e4 / tag_um, 1e4 / tag_um), "resolutionunit": "CENTIMETER"} if tag_um else {}
         tifffile.imwrite(folder / "scan.tif", image, photometric="rgb" if channels == 3 else "minisblack", **resolution)
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
-        settings = PlanSettings(section, 1.0, stain, None, 0, [], 1, 24, 32, channels)
+        settings = PlanSettings(section, 1.0, stain, None, 0, [], 1, 24, 32, channels, samples)
         plan_section(folder / "scan.tif", folder / "mask.png", settings, folder / "plan")
         machine = Machine(torch.device("cpu"), 1, 8)
         how = MendSettings("timemap", 2, 10, 10, 11)
@@ -316,6 +318,49 @@ def test_a_warning_stands_in_front_of_everything_else(mend, tmp_path):
     assert page.all("section", "warnings")
     assert "0.5 µm a pixel" in page.text
     assert page.text.index("1 warning") < page.text.index("Mended pixels are synthetic")
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (3, "uint8"), (1, "uint16")])
+def test_what_was_mended_several_times_shows_how_far_the_fillings_differ(mend, tmp_path, channels, dtype):
+    mended = mend(tissue(channels, dtype), three_holes(), samples=3, stain=HOSTILE)
+    path = mended.report(tmp_path / "index.html")
+    page, metrics = Page.read(path), SectionMetrics.read(path.with_name("metrics.json"))
+    plan = Plan.read(mended.plan)
+    label = zarr.open_group(mended.corrected / "labels" / "uncertainty", mode="r")
+    numbers, deviation = plan.labels[...], label["0"][...]
+    assert metrics.samples == 3
+    assert metrics.uncertainty_grey == pytest.approx(deviation[three_holes()].mean())
+    assert metrics.region_uncertainty_grey == {str(n): pytest.approx(deviation[numbers == n].mean()) for n in (1, 2, 3)}
+    assert "Each region was mended 3 times" in page.text
+    assert f"{metrics.region_uncertainty_grey['2']:.1f} grey values" in page.text
+    assert len(page.all("figure", "heat")) == 3
+    assert has_no_request(page, path)
+    crop = (slice(32, 64), slice(52, 84))  # region 2, the square
+    heat_picture = decoded(page.all("img", "exact")[5]["src"])
+    mask = three_holes()[crop]
+    full_scale = dict(label.attrs)["cytomend"]["full_scale"]
+    np.testing.assert_array_equal(heat_picture[mask], heat(deviation[crop][mask] / full_scale))
+    assert (heat_picture[~mask] == heat_picture[~mask][:, :1]).all()  # what was not mended is grey
+    brain = summarise_brain([path.with_name("metrics.json")], [path], tmp_path / "t.tsv", tmp_path / "b.html")
+    assert brain.is_file()
+    header, row = ((tmp_path / "t.tsv").read_text().splitlines()[i].split("\t") for i in (0, 1))
+    assert float(dict(zip(header, row, strict=True))["uncertainty_grey"]) == metrics.uncertainty_grey
+
+
+def test_what_was_mended_once_says_nothing_of_uncertainty(mended, tmp_path):
+    path = mended.report(tmp_path / "index.html")
+    page = Page.read(path)
+    assert "ncertainty" not in page.text
+    assert not page.all("figure", "heat")
+    assert SectionMetrics.read(path.with_name("metrics.json")).uncertainty_grey is None
+
+
+def test_the_ramp_grows_ever_lighter_and_ends_where_it_ends():
+    colours = heat(np.linspace(-1, 2, 100)).astype(int)
+    lightness = colours @ [299, 587, 114]
+    assert (np.diff(lightness) >= 0).all()
+    assert colours[0].tolist() == list(RAMP[0])
+    assert colours[-1].tolist() == list(RAMP[-1])
 
 
 def test_the_overview_is_never_larger_than_asked(mended, tmp_path):

@@ -24,7 +24,7 @@ rule mend_shard:
     resources:
         gpu=1,
         mem_mb=16000,
-        runtime=240,
+        runtime=min(240 * CONFIG["mend"]["samples"], 1440),
     params:
         upstream=plan_key,
         checkpoint=checkpoint,

@@ -1,4 +1,4 @@
-"""Noise that belongs to the place: a counter-based generator keyed by seed, draw number and absolute pixel position.
+"""Noise that belongs to the place: a counter-based generator keyed by seed, sample, draw and absolute pixel position.
 
 A pixel draws the same numbers whatever the batch, shard, window or retry it is computed in, and overlapping windows
 agree. The generator is Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011); one
@@ -20,6 +20,8 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_SAMPLE = 1 << 16
+"""Channels and samples share a word of the counter: sample 0 is what a single sample draws."""
 
 
 def philox(
@@ -51,9 +53,10 @@ class PlaceNoise:
     corners : (n, 2) int64, absolute (y, x) pixel of each cell's corner, negative ones included; x a multiple of four
     cell_px : side of a cell, a multiple of four
     channels : image channels
+    samples : (n,) int64 below 2**16, to which sample each cell belongs; by default all to sample 0
     """
 
-    def __init__(self, seed: int, corners: Tensor, cell_px: int, channels: int) -> None:
+    def __init__(self, seed: int, corners: Tensor, cell_px: int, channels: int, samples: Tensor | None = None) -> None:
         if cell_px % QUAD or bool((corners[:, 1] % QUAD).any()):
             raise ValueError(f"cells of {cell_px} px at {corners.tolist()[:4]}... are not aligned to {QUAD} px")
         self.key = (seed & _WORD, seed >> 32 & _WORD)
@@ -63,7 +66,9 @@ class PlaceNoise:
         grid = (len(corners), channels, cell_px, cell_px // QUAD)
         self.y = (ys & _WORD)[:, None, :, None].expand(grid)
         self.quad = (quads & _WORD)[:, None, None, :].expand(grid)
-        self.channel = torch.arange(channels, device=corners.device)[None, :, None, None].expand(grid)
+        sample = torch.zeros_like(corners[:, 0]) if samples is None else samples
+        channel = torch.arange(channels, device=corners.device)
+        self.channel = (sample[:, None] * _SAMPLE + channel)[:, :, None, None].expand(grid)
 
     def __call__(self, draw: int) -> Tensor:
         """Return draw number ``draw`` as (n, channels, cell_px, cell_px) float32."""

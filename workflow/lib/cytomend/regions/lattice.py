@@ -8,6 +8,7 @@ canvas of a long thin tear is as large as its windows, not as its bounding box.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,3 +123,24 @@ class Layout:
         sources = np.full((len(cells), 4), len(members), dtype=np.int64)
         sources[members[order], rank] = order
         return cls(lattice, cells, members.reshape(len(windows), side * side), sources)
+
+    @classmethod
+    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+        """Lay out several canvases of one lattice as one, in which none knows of the others.
+
+        Cells keep their places on the section and may occur more than once; every cell's windows are added up in the
+        same order as in its own canvas.
+        """
+        first_cell = np.cumsum([0, *(len(layout.cells) for layout in layouts)])
+        first_part = np.cumsum([0, *(layout.members.size for layout in layouts)])
+        return cls(
+            layouts[0].lattice,
+            np.concatenate([layout.cells for layout in layouts]),
+            np.concatenate([layout.members + first for layout, first in zip(layouts, first_cell, strict=False)]),
+            np.concatenate(
+                [
+                    np.where(layout.sources < layout.members.size, layout.sources + first, first_part[-1])
+                    for layout, first in zip(layouts, first_part, strict=False)
+                ]
+            ),
+        )

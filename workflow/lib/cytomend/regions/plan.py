@@ -21,7 +21,10 @@ from cytomend.values import ValueRange
 
 @dataclass(frozen=True, slots=True)
 class SectionFacts:
-    """What every later stage must know of a section; ``mask_blake2b`` identifies the grown mask."""
+    """What every later stage must know of a section; ``mask_blake2b`` identifies the grown mask.
+
+    Every region is mended ``samples`` times, each with noise of its own.
+    """
 
     section: str
     shape: tuple[int, int]
@@ -36,6 +39,7 @@ class SectionFacts:
     shards: int
     masked_px: int
     mask_blake2b: str
+    samples: int = 1
     warnings: tuple[str, ...] = ()
 
     @property

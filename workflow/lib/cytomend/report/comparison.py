@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.heat import heat
 from cytomend.regions.plan import SectionFacts
 from cytomend.report.corrected import CorrectedSection
 from cytomend.report.outlines import outline
@@ -32,6 +33,7 @@ class Comparison:
     region : its facts
     crop : what is shown, in pixels of the scan
     before, after : the scan and the corrected section there
+    heat : the uncertainty of the mended pixels there, None where the section was mended once
     own, others : outlines of this region's mended pixels, and of other regions', in pixels of the crop
     shows_all : whether the whole region is in the crop
     scale_bar : of the crop
@@ -42,6 +44,7 @@ class Comparison:
     crop: Box
     before: Picture
     after: Picture
+    heat: Picture | None
     own: str
     others: str
     shows_all: bool
@@ -73,6 +76,7 @@ def compare(
         crop=crop,
         before=exact_picture(to_display(before, facts.value_range)),
         after=exact_picture(to_display(after, facts.value_range)),
+        heat=_heat(corrected, crop, to_display(after, facts.value_range), numbers),
         own=outline(numbers == region.number),
         others=outline((numbers > 0) & (numbers != region.number)),
         shows_all=region.box.intersect(crop) == region.box,
@@ -95,6 +99,19 @@ def choose_crop(
     y0, y1 = _part(wanted.y0, wanted.y1, middle[0], crop_px)
     x0, x1 = _part(wanted.x0, wanted.x1, middle[1], crop_px)
     return Box(y0, x0, y1, x1)
+
+
+def _heat(
+    corrected: CorrectedSection, crop: Box, image: NDArray[np.uint8], numbers: NDArray[np.uint32]
+) -> Picture | None:
+    """Draw the uncertainty of mended pixels in colour, in the midst of grey tissue."""
+    uncertainty = corrected.uncertainty
+    if uncertainty is None:
+        return None
+    grey = image if image.ndim == 2 else np.rint(image.mean(axis=-1)).astype(np.uint8)
+    deviation = np.asarray(uncertainty.deviation[crop.slices])
+    mended = (numbers > 0)[..., np.newaxis]
+    return exact_picture(np.where(mended, heat(deviation / uncertainty.full_scale), grey[..., np.newaxis]))
 
 
 def _middle(region: RegionFacts, corrected: CorrectedSection) -> tuple[int, int]:

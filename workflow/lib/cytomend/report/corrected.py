@@ -1,4 +1,4 @@
-"""The corrected section as a report reads it: a pyramid of pixels and of region numbers, and where they come from."""
+"""The corrected section as a report reads it: pyramids of pixels, region numbers, uncertainty, and their origin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,28 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.heat import UNCERTAINTY
 from cytomend.regions.plan import SectionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How far the samples of each mended pixel differ.
+
+    Attributes
+    ----------
+    deviation : (H, W), standard deviation in grey values, 0 where nothing was mended
+    samples : how often each region was mended
+    mean : over all mended pixels, in grey values
+    regions : mean over the pixels of each region, by its number
+    full_scale : deviation at the upper end of the colours
+    """
+
+    deviation: zarr.Array[Any]
+    samples: int
+    mean: float
+    regions: dict[int, float]
+    full_scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +45,13 @@ class CorrectedSection:
     levels : of pixels, (H, W) or (C, H, W), each half the one before
     labels : of region numbers, (H, W) uint32, at the same levels
     provenance : what `cytomend.stages.blend_section` wrote down
+    uncertainty : None where every region was mended once
     """
 
     levels: tuple[zarr.Array[Any], ...]
     labels: tuple[zarr.Array[Any], ...]
     provenance: dict[str, Any]
+    uncertainty: Uncertainty | None = None
 
     @classmethod
     def open(cls, path: Path, facts: SectionFacts) -> CorrectedSection:
@@ -45,6 +68,7 @@ class CorrectedSection:
             provenance = record["cytomend"]
             levels, labels = _levels(group), _levels(zarr.open_group(path / "labels" / "mended", mode="r"))
             mask, shape = provenance["mask_blake2b"], levels[0].shape[-2:]
+            uncertainty = _uncertainty(path / "labels" / UNCERTAINTY) if facts.samples > 1 else None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: expected a corrected section written by `cytomend blend-section` ({error!r}); write it again"
@@ -54,7 +78,7 @@ class CorrectedSection:
                 f"{path}: expected the section mended by this plan ({facts.shape} px, mask {facts.mask_blake2b}), "
                 f"found {shape} px, mask {mask}; run `cytomend blend-section` again"
             )
-        return cls(levels, labels, provenance)
+        return cls(levels, labels, provenance, uncertainty)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Return (C, h, w) pixels of a box of a level."""
@@ -73,6 +97,14 @@ class CorrectedSection:
     def whole(self, level: int) -> Box:
         """Return the box of all of a level."""
         return Box(0, 0, *self.levels[level].shape[-2:])
+
+
+def _uncertainty(path: Path) -> Uncertainty:
+    group = zarr.open_group(path, mode="r")
+    record: dict[str, Any] = group.attrs.asdict()
+    said = record["cytomend"]
+    regions = {int(number): float(mean) for number, mean in said["regions"].items()}
+    return Uncertainty(_levels(group)[0], int(said["samples"]), float(said["mean"]), regions, float(said["full_scale"]))
 
 
 def _levels(group: zarr.Group) -> tuple[zarr.Array[Any], ...]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from cytomend.errors import InputError
 from cytomend.regions.plan import SectionFacts
+from cytomend.report.corrected import CorrectedSection
 from cytomend.report.regions import RegionFacts
 
 
@@ -36,6 +37,10 @@ class SectionMetrics:
     sampler_resample: int
     network_calls: int
     seed: int
+    samples: int
+    precision: str
+    uncertainty_grey: float | None
+    region_uncertainty_grey: dict[str, float]
     grow_px: int
     window_px: int
     stride_px: int
@@ -77,6 +82,8 @@ MADE_BY = (
     "sampler_resample",
     "network_calls",
     "seed",
+    "samples",
+    "precision",
     "source_blake2b",
     "cytomend",
 )
@@ -86,7 +93,7 @@ MADE_BY = (
 def measure(
     facts: SectionFacts,
     regions: list[RegionFacts],
-    provenance: dict[str, Any],
+    corrected: CorrectedSection,
     warnings: tuple[str, ...],
     thumbnail: str,
 ) -> SectionMetrics:
@@ -97,6 +104,7 @@ def measure(
     InputError
         If the provenance lacks an entry.
     """
+    provenance, uncertainty = corrected.provenance, corrected.uncertainty
     if missing := [key for key in MADE_BY if key not in provenance]:
         raise InputError(
             f"section {facts.section!r}: the corrected section does not say its {', '.join(missing)}; mend it again"
@@ -115,6 +123,10 @@ def measure(
         mended_share=facts.masked_px / (height * width),
         mended_mm2=facts.masked_px * facts.pixel_size_um**2 / 1e6,
         largest_region_um2=max((region.area_um2 for region in regions), default=0.0),
+        uncertainty_grey=uncertainty.mean if uncertainty else None,
+        region_uncertainty_grey={str(number): mean for number, mean in uncertainty.regions.items()}
+        if uncertainty
+        else {},
         grow_px=facts.grow_px,
         window_px=facts.window_px,
         stride_px=facts.stride_px,

@@ -4,6 +4,17 @@ Streams the source once into an OME-Zarr 0.5 image (Zarr v3, sharded): levels ``
 mean of the one below, axes (y, x) or (c, y, x), scales in µm; ``labels/mended`` holds the region number of every
 generated pixel and 0 elsewhere. The attributes under ``cytomend`` say what was mended, by which model, from which
 source and mask.
+
+Where regions were mended more than once, ``labels/uncertainty`` holds, in the scanner's dtype, the standard deviation
+of every generated pixel over the samples, in grey values, and 0 elsewhere. Its attributes under ``cytomend``:
+
+| entry | unit | what |
+|---|---|---|
+| ``what``, ``unit``, ``pyramid`` | | how to read it, in words |
+| ``samples`` | | how often each region was mended |
+| ``full_scale`` | grey values | deviation at the upper end of its colours, a third of the value range |
+| ``mean`` | grey values | over all generated pixels |
+| ``regions`` | grey values | mean over each region's pixels, by its number |
 """
 
 from __future__ import annotations
@@ -23,6 +34,7 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.heat import UNCERTAINTY, heat_colour, uncertainty_scale
 from cytomend.regions.plan import Plan
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import damaged_files, manifest_of, one_writer, publish, read_manifest
@@ -31,6 +43,7 @@ from cytomend.storage.pyramid import (
     Grid,
     halve_by_maximum,
     halve_by_mean,
+    halve_by_pooling,
     multiscales,
     shard_boxes,
     write_levels,
@@ -40,6 +53,10 @@ log = logging.getLogger(__name__)
 
 MENDED_COLOUR = [230, 97, 1, 120]
 """Orange, half transparent: seen on dark cells and light ground, also by the colour blind."""
+
+HEAT_ALPHA = 200
+MOST_COLOURS = 4096
+"""Deviations that are given a colour one by one: all of 8 bit; of 16 bit as many as a viewer can be asked to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +74,22 @@ class MendedCells:
     ----------
     stores : the shard stores
     cell_px : side of a cell
+    name : of the stores' array, (cell, ..., y, x)
     """
 
-    def __init__(self, stores: Sequence[zarr.Group], cell_px: int) -> None:
+    def __init__(self, stores: Sequence[zarr.Group], cell_px: int, name: str = "pixels") -> None:
         self.cell_px = cell_px
-        self.pixels: list[zarr.Array[Any]] = [store["pixels"] for store in stores]  # type: ignore[misc]
+        self.pixels: list[zarr.Array[Any]] = [store[name] for store in stores]  # type: ignore[misc]
         self.corners = [np.asarray(store["corners"]) for store in stores]
         self.regions = [np.asarray(store["region"]) for store in stores]
 
     def paste(self, pixels: NDArray[Any], labels: NDArray[np.uint32], box: Box) -> int:
-        """Overwrite the mended pixels of a box, (C, h, w), and return how many there were."""
+        """Overwrite the mended pixels of a box, (..., h, w), and return how many there were."""
         pasted = 0
         for store, corners, regions in zip(self.pixels, self.corners, self.regions, strict=True):
             low, high = np.array([box.y0, box.x0]) - self.cell_px, np.array([box.y1, box.x1])
             here = np.flatnonzero(((corners > low) & (corners < high)).all(axis=1))
-            cells = np.asarray(store.oindex[here, :, :, :]) if len(here) else ()
+            cells = np.asarray(store.oindex[(here, *(slice(None),) * (store.ndim - 1))]) if len(here) else ()
             for i, cell in zip(here, cells, strict=True):
                 pasted += self._paste_cell(cell, corners[i], int(regions[i]), pixels, labels, box)
         return pasted
@@ -139,6 +157,8 @@ def blend_section(
             labels, None, facts.shape, np.dtype("uint32"), grid, _label_boxes(plan, grid), halve_by_maximum
         )
         _describe(group, levels, label_levels, plan, stores, source)
+        if facts.samples > 1:
+            _write_uncertainty(group, plan, MendedCells(stores, facts.lattice.cell_px, "uncertainty"), grid)
         log.info("section %s: %d levels, %d px mended", facts.section, len(levels), counted.pasted)
         return publish(work, out, {"section": facts.section, "masked_px": facts.masked_px, "levels": len(levels)})
 
@@ -160,6 +180,64 @@ class _Corrected:
 
 def _label_boxes(plan: Plan, grid: Grid) -> Iterator[tuple[Box, NDArray[Any]]]:
     return ((box, np.asarray(plan.labels[box.slices])) for box in shard_boxes(plan.facts.shape, grid))
+
+
+class _Deviations:
+    """Iterates over the boxes of level 0 with uncertainty, and sums it up by region."""
+
+    def __init__(self, plan: Plan, cells: MendedCells, grid: Grid) -> None:
+        self.plan, self.cells, self.grid = plan, cells, grid
+        self.sums = {int(number): 0 for number in plan.regions["region"]}
+        self.largest = 0
+
+    def __iter__(self) -> Iterator[tuple[Box, NDArray[Any]]]:
+        for box, labels in _label_boxes(self.plan, self.grid):
+            if labels.any():
+                deviation = np.zeros(labels.shape, dtype=self.plan.facts.dtype)
+                self.cells.paste(deviation, labels, box)
+                self._add_up(deviation, labels)
+                yield box, deviation
+
+    def _add_up(self, deviation: NDArray[Any], labels: NDArray[np.uint32]) -> None:
+        own = labels > 0
+        numbers, place = np.unique(labels[own], return_inverse=True)
+        sums = np.bincount(place, weights=deviation[own])
+        for number, total in zip(numbers.tolist(), sums.tolist(), strict=True):
+            self.sums[number] += round(total)
+        self.largest = max(self.largest, int(deviation.max()))
+
+
+def _write_uncertainty(group: zarr.Group, plan: Plan, cells: MendedCells, grid: Grid) -> None:
+    """Write the label-like image of what differs between samples, and say what it is."""
+    facts, found = plan.facts, _Deviations(plan, cells, grid)
+    label = group.create_group(f"labels/{UNCERTAINTY}")
+    levels = write_levels(label, None, facts.shape, np.dtype(facts.dtype), grid, found, halve_by_pooling)
+    full_scale = uncertainty_scale(facts.value_range)
+    listed = min(found.largest, MOST_COLOURS)
+    colours = [
+        {"label-value": value, "rgba": [*heat_colour(value / full_scale), HEAT_ALPHA]} for value in range(1, listed + 1)
+    ]
+    image_label: dict[str, Any] = {"source": {"image": "../../"}}
+    if colours:
+        image_label["colors"] = colours
+    label.attrs["ome"] = {
+        "version": VERSION,
+        "multiscales": [multiscales(UNCERTAINTY, levels, facts.pixel_size_um, "root mean square of mended pixels")],
+        "image-label": image_label,
+    }
+    areas = dict(zip(plan.regions["region"].tolist(), plan.regions["area_px"].tolist(), strict=True))
+    label.attrs["cytomend"] = {
+        "what": "standard deviation of each mended pixel over the samples, root mean square over channels; 0 elsewhere",
+        "unit": "grey value",
+        "pyramid": "root mean square of the pixels below that are not 0",
+        "samples": facts.samples,
+        "full_scale": full_scale,
+        "mean": sum(found.sums.values()) / max(facts.masked_px, 1),
+        "regions": {str(number): total / areas[number] for number, total in found.sums.items()},
+    }
+    labels = group["labels"]
+    ome: Any = labels.attrs["ome"]
+    labels.attrs["ome"] = {**ome, "labels": [*ome["labels"], UNCERTAINTY]}
 
 
 def _open_store(path: Path) -> zarr.Group:

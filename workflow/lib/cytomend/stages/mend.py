@@ -118,9 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixel-size-um", type=float, help="side of a pixel in µm (default: from the image's metadata)"
     )
     parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
-    parser.add_argument("--sampler", help="repaint, repaint-strided or timemap (default: timemap)")
+    parser.add_argument("--sampler", help="repaint, repaint-strided, timemap or langevin (default: timemap)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the sampler's)")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: 0)")
+    parser.add_argument("--samples", type=int, help="how often to mend, to show how far fillings differ (default: 1)")
+    parser.add_argument("--precision", help="of the network: bfloat16 or float32 (default: bfloat16)")
     parser.add_argument("--grow-px", type=int, help="margin in px that is mended around the mask (default: 3)")
     parser.add_argument(
         "--include-class",
@@ -135,6 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
     _check_out(args.out, [args.image, args.mask], overwrite=args.overwrite)
-    config = checked({}, "config", "command line")
+    given = {key: getattr(args, key) for key in ("samples", "precision") if getattr(args, key) is not None}
+    config = checked({"mend": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
     print(mend(_section(args, config), config, machine, args.out))

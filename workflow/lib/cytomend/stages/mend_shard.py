@@ -6,11 +6,13 @@ section's lattice:
 | array | dimensions | what |
 |---|---|---|
 | ``pixels`` | (cell, c, y, x) | values in the scanner's dtype; meaningful where the plan's label is the cell's region |
+| ``uncertainty`` | (cell, y, x) | standard deviation over samples, in grey values; only with two samples or more |
 | ``corners`` | (cell, 2) | absolute (y, x) pixel of the cell's corner |
 | ``region`` | (cell,) | region number |
 
-Its attributes are the provenance: model, checkpoint hash, sampler, seed. A killed job keeps its finished regions, and
-the next one continues.
+Its attributes are the provenance: model, checkpoint hash, sampler, seed. Regions are mended in groups that share the
+network's calls, which reaches no pixel: they know nothing of each other, and noise belongs to the place. A killed job
+keeps its finished regions, and the next one continues.
 """
 
 from __future__ import annotations
@@ -21,42 +23,43 @@ import json
 import logging
 import os
 import shutil
-import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import zarr
-from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend import __version__
 from cytomend.diffusion.checkpoint import load_model
-from cytomend.diffusion.fuse import FusedDenoiser
-from cytomend.diffusion.noise import PlaceNoise
+from cytomend.diffusion.inference import Precision, usable_dtype
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
-from cytomend.diffusion.schedule import TIMES, cosine_alpha_bar
-from cytomend.diffusion.windows import WindowDenoise, window_denoiser
+from cytomend.diffusion.schedule import TIMES
+from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
-from cytomend.regions.canvas import read_canvas
-from cytomend.regions.lattice import Layout
+from cytomend.overlap import overlapped
+from cytomend.regions.groups import grouped, turns
 from cytomend.regions.plan import Plan
+from cytomend.stages.group_mender import GroupMender
 from cytomend.storage.identity import stamp
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest, write_whole
-from cytomend.values import from_model, to_model
+from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest
 
 log = logging.getLogger(__name__)
 
 CELLS_PER_CHUNK = 1024
+
+GROUP_PX = {"cpu": 1 << 20}
+LARGE_GROUP_PX = 1 << 25
+"""Pixels of windows that are mended together, by device: so many that few places of the network's calls stay empty and
+the steps between calls weigh nothing, yet a killed job loses only minutes, and a group takes far below a gigabyte of
+memory on a CPU and a few on an accelerator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class MendSettings:
     resample: int
     seed: int
     eta: float = 0.0
+    precision: Precision = "bfloat16"
 
     def choose(self) -> Sampler:
         """Return the sampler.
@@ -85,6 +89,8 @@ class MendSettings:
         default = SAMPLERS[self.sampler]
         if default.resamples:
             return replace(default, steps=self.steps, jump=self.jump, resample=self.resample)
+        if default.name == "langevin":
+            return replace(default, steps=self.steps, resample=self.resample)
         return replace(default, steps=self.steps, eta=self.eta)
 
 
@@ -95,6 +101,12 @@ class Machine:
     device: torch.device
     threads: int
     batch_windows: int
+    group_px: int | None = None
+
+    def group_windows(self, window_px: int) -> int:
+        """Return how many windows are mended together, unless a region alone has more."""
+        group_px = self.group_px or GROUP_PX.get(self.device.type, LARGE_GROUP_PX)
+        return max(group_px // window_px**2, 1)
 
     @classmethod
     def of(cls, device: str, threads: int, batch_windows: int) -> Machine:
@@ -117,7 +129,7 @@ def mend_shard(
     """Mend the regions that the plan gives to this shard and return the manifest of the store."""
     plan = Plan.read(plan_folder)
     mine = plan.regions[plan.regions["shard"] == shard]
-    provenance = _provenance(model, settings)
+    provenance = _provenance(model, settings, machine, plan.facts.samples)
     made_from = _hash(
         plan=read_manifest(manifest_of(plan_folder)),
         image=stamp(image_path),
@@ -132,116 +144,68 @@ def mend_shard(
         done = work / "regions"
         _keep_only(work, made_from)
         done.mkdir(exist_ok=True)
-        if len(mine):
-            mend_region = _region_mender(image_path, plan, model, settings, machine)
-            log.info(
-                "section %s, shard %d: %d regions, %d windows, %s",
-                plan.facts.section,
-                shard,
-                len(mine),
-                mine["windows"].sum(),
-                provenance,
-            )
-            bar = tqdm(total=int(mine["windows"].sum()), unit="window", desc=f"{plan.facts.section}", disable=None)
-            for region, windows in zip(mine["region"].tolist(), mine["windows"].tolist(), strict=True):
-                if not (done / f"{region}.npz").exists():
-                    _mend_one(mend_region, region, done, plan.facts.section)
-                bar.update(windows)
-            bar.close()
-        _gather(plan, mine["region"].tolist(), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
+        costs = dict(zip(mine["region"].tolist(), mine["windows"].tolist(), strict=True))
+        missing = {region: windows for region, windows in costs.items() if not (done / f"{region}.npz").exists()}
+        log.info(
+            "section %s, shard %d: %d of %d regions to mend, %d samples each, %d windows, %s",
+            plan.facts.section,
+            shard,
+            len(missing),
+            len(costs),
+            plan.facts.samples,
+            sum(missing.values()),
+            provenance,
+        )
+        if missing:
+            _mend_regions(missing, image_path, plan, model, settings, machine, done)
+        _gather(plan, list(costs), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
         facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
         manifest = publish(work / "store", out, facts)
         shutil.rmtree(work)  # not before: a job killed while it publishes keeps its regions
         return manifest
 
 
-def _mend_one(mend_region: Callable[[int], dict[str, NDArray[Any]]], region: int, done: Path, section: str) -> None:
-    """Mend one region and keep it, whole or not at all."""
-    since = time.monotonic()
-    try:
-        arrays = mend_region(region)
-    except Exception:
-        log.exception("section %s, region %d: failed", section, region)
-        raise
-    write_whole(done / f"{region}.npz", lambda path: np.savez(path, allow_pickle=False, **arrays))
-    log.info("section %s, region %d: mended in %.1f s", section, region, time.monotonic() - since)
-
-
-def _region_mender(
-    image_path: Path, plan: Plan, model: Path, settings: MendSettings, machine: Machine
-) -> Callable[[int], dict[str, NDArray[Any]]]:
-    """Load the model once and return the function that mends one region."""
+def _mend_regions(
+    windows_of: dict[int, int],
+    image_path: Path,
+    plan: Plan,
+    model: Path,
+    settings: MendSettings,
+    machine: Machine,
+    done: Path,
+) -> None:
+    """Mend regions, given as number and windows, group by group, and keep each as soon as it is finished."""
     facts = plan.facts
     denoiser, record = load_model(model, machine.device)
     if record.window_px != facts.window_px:
         raise InputError(
             f"{model}: window_px is {record.window_px}, the plan was made for {facts.window_px}; plan again"
         )
-    denoise_windows = window_denoiser(denoiser, machine.device, batch=machine.batch_windows, threads=machine.threads)
-    image = open_image(image_path)
-    windows_of: dict[Any, pd.DataFrame] = dict(iter(plan.windows.groupby("region")))
+    ask = window_denoiser(
+        denoiser,
+        machine.device,
+        batch=machine.batch_windows,
+        threads=machine.threads,
+        precision=settings.precision,
+    )
     sampler = settings.choose()
+    total = sum(windows_of.values()) * facts.samples * sampler.calls
+    with (
+        open_image(image_path) as image,
+        tqdm(total=total, unit="window", unit_scale=True, desc=facts.section, disable=None) as bar,
+    ):
 
-    def mend_region(region: int) -> dict[str, NDArray[Any]]:
-        layout = Layout.of(facts.lattice, windows_of[region][["row", "column"]].to_numpy())
-        canvas = read_canvas(image.read, lambda box: np.asarray(plan.labels[box.slices]), facts.shape, layout)
-        mended = fill(
-            to_model(canvas.pixels, facts.value_range),
-            canvas.numbers == 0,
-            layout,
-            denoise_windows,
-            sampler,
-            settings.seed,
-            machine.device,
-        )
-        if not np.isfinite(mended).all():
-            raise InputError(f"{model}: region {region}: the network's answer is not finite; train it again")
-        own = (canvas.numbers == region).any(axis=(1, 2, 3))
-        return {
-            "pixels": from_model(mended[own], facts.value_range, np.dtype(facts.dtype)),
-            "corners": layout.corners_px[own],
-        }
+        def ask_and_tell(x: Tensor, time: Tensor) -> Tensor:
+            answer = ask(x, time)
+            bar.update(len(x))
+            return answer
 
-    return mend_region
+        hands = GroupMender(image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, done)
+        groups = grouped(turns(windows_of.items(), facts.samples), machine.group_windows(facts.window_px))
+        overlapped(groups, hands.read, hands.mend, hands.keep)
 
 
-@torch.inference_mode()
-def fill(
-    image: NDArray[np.float32],
-    known: NDArray[np.bool_],
-    layout: Layout,
-    denoise_windows: WindowDenoise,
-    sampler: Sampler,
-    seed: int,
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Return the canvas with its unknown pixels drawn.
-
-    Parameters
-    ----------
-    image : (k, C, c, c) in [-1, 1]; what stands at unknown pixels is not seen
-    known : (k, 1, c, c)
-    layout : cells and windows of the canvas
-    denoise_windows : asks the network
-    sampler : how to draw
-    seed : of the noise, which belongs to the place
-    """
-    here, given = torch.from_numpy(known).to(device), torch.from_numpy(np.where(known, image, np.float32(0))).to(device)
-    tables = (
-        torch.from_numpy(table).to(device) for table in (layout.members, layout.sources, layout.lattice.weights())
-    )
-    corners = torch.from_numpy(layout.corners_px).to(device)
-    states = sampler.run(
-        denoise=FusedDenoiser(denoise_windows, *tables),
-        image=given,
-        known=here,
-        alpha_bar=cosine_alpha_bar().to(device),
-        noise=PlaceNoise(seed, corners, layout.lattice.cell_px, image.shape[1]),
-    )
-    return deque(states, maxlen=1).pop().cpu().numpy()
-
-
-def _provenance(model: Path, settings: MendSettings) -> dict[str, Any]:
+def _provenance(model: Path, settings: MendSettings, machine: Machine, samples: int) -> dict[str, Any]:
     """Return what stands in the metadata of everything that is made."""
     name = model.parent.name if model.name == "model.safetensors" else model.stem
     sampler = settings.choose()
@@ -252,6 +216,8 @@ def _provenance(model: Path, settings: MendSettings) -> dict[str, Any]:
         **{f"sampler_{key}" if key != "name" else "sampler": value for key, value in asdict(sampler).items()},
         "network_calls": sampler.calls,
         "seed": settings.seed,
+        "samples": samples,
+        "precision": str(usable_dtype(machine.device, settings.precision)).removeprefix("torch."),
     }
 
 
@@ -284,19 +250,24 @@ def _gather(plan: Plan, regions: list[int], done: Path, store: Path, provenance:
             counts.append(len(arrays["corners"]))
     total = sum(counts)
     group = zarr.open_group(store, mode="w", zarr_format=3)
-    pixels = group.create_array(
-        "pixels",
-        shape=(total, facts.channels, cell_px, cell_px),
-        chunks=(min(CELLS_PER_CHUNK, max(total, 1)), facts.channels, cell_px, cell_px),
-        dtype=facts.dtype,
-        dimension_names=("cell", "c", "y", "x"),
-        overwrite=True,
-    )
+    lead = {"pixels": (facts.channels,)} | ({"uncertainty": ()} if facts.samples > 1 else {})
+    arrays = {
+        name: group.create_array(
+            name,
+            shape=(total, *channels, cell_px, cell_px),
+            chunks=(min(CELLS_PER_CHUNK, max(total, 1)), *channels, cell_px, cell_px),
+            dtype=facts.dtype,
+            dimension_names=("cell", "c", "y", "x") if channels else ("cell", "y", "x"),
+            overwrite=True,
+        )
+        for name, channels in lead.items()
+    }
     corners, start = np.zeros((total, 2), dtype=np.int64), 0
     for region, count in zip(regions, counts, strict=True):
-        with np.load(done / f"{region}.npz", allow_pickle=False) as arrays:
-            pixels[start : start + count] = arrays["pixels"]
-            corners[start : start + count] = arrays["corners"]
+        with np.load(done / f"{region}.npz", allow_pickle=False) as kept:
+            for name, array in arrays.items():
+                array[start : start + count] = kept[name]
+            corners[start : start + count] = kept["corners"]
         start += count
     group.create_array("corners", data=corners, dimension_names=("cell", "axis"), overwrite=True)
     group.create_array(
@@ -320,7 +291,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare where the network runs."""
     parser.add_argument("--device", default="auto", help="torch device; auto takes a GPU if there is one")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads, a window each")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads, a network call each")
     parser.add_argument("--batch-windows", type=int, default=32, help="windows in a GPU's network call")
 
 

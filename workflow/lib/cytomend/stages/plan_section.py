@@ -4,7 +4,7 @@ Reads the image's header and the annotation, and writes into the folder of the p
 
 | file | what |
 |---|---|
-| ``section.json`` | facts: shape (px), channels, dtype, pixel size (µm), value range, lattice, warnings |
+| ``section.json`` | facts: shape (px), channels, dtype, pixel size (µm), value range, lattice, samples, warnings |
 | ``regions.parquet`` | one row a region, see below |
 | ``windows.parquet`` | one row a window of a region: ``region``, and ``row``, ``column`` on the section's lattice |
 | ``labels.zarr`` | (y, x) uint32, the region number of each pixel, 0 where nothing is mended |
@@ -57,6 +57,7 @@ class PlanSettings:
     stride_px: int
     window_px: int
     model_channels: int
+    samples: int = 1
 
 
 def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out: Path) -> Path:
@@ -109,6 +110,7 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
             shards=settings.shards,
             masked_px=masked_px,
             mask_blake2b=_mask_hash(mask, labels),
+            samples=settings.samples,
             warnings=(
                 *mask.warnings,
                 *_pixel_size_warnings(image, settings),
@@ -118,7 +120,13 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
         Plan(facts, *tables(regions, facts), labels).write_facts(work)
         for warning in facts.warnings:
             log.warning("section %s: %s", settings.section, warning)
-        log.info("section %s: %d regions, %d px to mend", settings.section, len(regions), masked_px)
+        log.info(
+            "section %s: %d regions, %d px to mend, %d samples",
+            settings.section,
+            len(regions),
+            masked_px,
+            settings.samples,
+        )
         return publish(work, out, {"section": settings.section, "regions": len(regions)})
 
 

@@ -21,6 +21,10 @@ Entries of ``metrics.json``:
 | ``sampler``, ``sampler_steps``, ``sampler_jump``, ``sampler_resample`` | | how it drew |
 | ``network_calls`` | | calls a window |
 | ``seed`` | | of the noise |
+| ``samples`` | | how often each region was mended |
+| ``precision`` | | of the network's arithmetic |
+| ``uncertainty_grey`` | grey values | mean standard deviation of mended pixels over the samples; null with one sample |
+| ``region_uncertainty_grey`` | grey values | the same by region number; empty with one sample |
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
@@ -36,6 +40,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from cytomend.heat import RAMP
 from cytomend.regions.plan import Plan, SectionFacts
 from cytomend.report.comparison import Comparison, compare
 from cytomend.report.corrected import CorrectedSection
@@ -85,7 +90,7 @@ def report_section(image_path: Path, plan_folder: Path, corrected: Path, setting
     with open_image(image_path) as image:
         # What the plan says of the scan comes first; opening it again may repeat some of it.
         warnings = tuple(dict.fromkeys((*facts.warnings, *image.warnings)))
-        metrics = measure(facts, regions, mended.provenance, warnings, overview.thumbnail.uri)
+        metrics = measure(facts, regions, mended, warnings, overview.thumbnail.uri)
         write_page(
             TEMPLATE,
             out,
@@ -95,6 +100,8 @@ def report_section(image_path: Path, plan_folder: Path, corrected: Path, setting
             regions=regions,
             shown={region.number for region in shown},
             comparisons=_comparisons(shown, image, mended, facts, settings),
+            uncertainty=mended.uncertainty,
+            heat_ramp=RAMP,
             provenance=mended.provenance,
             settings=asdict(settings),
             warnings=warnings,

@@ -18,6 +18,9 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``sampler``, ``sampler_steps``, ``sampler_jump``, ``sampler_resample`` | | how it drew |
 | ``network_calls`` | | calls a window |
 | ``seed`` | | of the noise |
+| ``samples`` | | how often each region was mended |
+| ``precision`` | | of the network's arithmetic |
+| ``uncertainty_grey`` | grey values | mean deviation of mended pixels between samples; empty with one sample |
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
@@ -67,6 +70,9 @@ COLUMNS = (
     "sampler_resample",
     "network_calls",
     "seed",
+    "samples",
+    "precision",
+    "uncertainty_grey",
     "grow_px",
     "window_px",
     "stride_px",
@@ -153,7 +159,7 @@ def _row(section: SectionMetrics) -> dict[str, Any]:
     height_px, width_px = section.shape
     record = {**asdict(section), "height_px": height_px, "width_px": width_px, "warnings": " | ".join(section.warnings)}
     # A tab or a line break in a name would shift the cells behind it.
-    return {key: " ".join(str(record[key]).split()) for key in COLUMNS}
+    return {key: "" if record[key] is None else " ".join(str(record[key]).split()) for key in COLUMNS}
 
 
 def _refuse_doubles(sections: Sequence[SectionMetrics], metrics: Sequence[Path]) -> None:

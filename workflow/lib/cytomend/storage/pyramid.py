@@ -1,4 +1,4 @@
-"""The corrected section on disk: OME-Zarr 0.5 (Zarr v3, sharded), streamed level by level, with the label `mended`.
+"""The corrected section on disk: OME-Zarr 0.5 (Zarr v3, sharded), streamed level by level, with its labels.
 
 Level 0 arrives as shard-aligned boxes; every further level is built from the one below, so that no more than a few
 shards are in memory. Exactly one process writes a store.
@@ -56,6 +56,19 @@ def halve_by_maximum(numbers: Pixels) -> Pixels:
     """Return the largest number of squares of four: a mended pixel is never lost from sight, at any level."""
     a, b, c, d = _quarters(numbers)
     return np.maximum(np.maximum(a, b), np.maximum(c, d))
+
+
+def halve_by_pooling(deviations: Pixels) -> Pixels:
+    """Return the root of the mean square of those of four that are not 0, rounded.
+
+    Zero means that there is no deviation to tell of, as in all pixels that were not mended: taken into the mean, they
+    would make a thin tear look certain from afar; the maximum would make all of it look as uncertain as its worst
+    pixel.
+    """
+    quarters = np.stack(_quarters(deviations)).astype(np.float64)
+    square = (quarters**2).sum(axis=0) / np.maximum((quarters > 0).sum(axis=0), 1)
+    pooled: Pixels = np.rint(np.sqrt(square)).astype(deviations.dtype)
+    return pooled
 
 
 def _quarters(array: Pixels) -> tuple[Pixels, Pixels, Pixels, Pixels]:
