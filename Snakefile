@@ -11,6 +11,7 @@ include: "workflow/rules/plan.smk"
 include: "workflow/rules/mend.smk"
 include: "workflow/rules/blend.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/train.smk"
 
 
 rule all:

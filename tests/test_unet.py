@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_network
 
-from cytomend.diffusion.precondition import Denoiser, diffuse, velocity_loss, velocity_target
+from cytomend.diffusion.precondition import Denoiser, diffuse, pixel_weights, velocity_loss, velocity_target
 from cytomend.diffusion.record import UNetSettings
 from cytomend.diffusion.unet import UNet
 
@@ -95,3 +95,29 @@ def test_known_pixels_are_not_scored():
     other[..., :16] += 5  # noise at known pixels is neither seen nor scored
     assert torch.equal(velocity_loss(denoiser, x0, time, noise), velocity_loss(denoiser, x0, time, other))
     assert velocity_loss(denoiser, x0, time * 0, noise) == 0
+
+
+def test_pixels_near_known_ones_count_more():
+    time = torch.full((1, 1, 7, 7), 50)
+    time[..., 0, 0] = 0
+    assert pixel_weights(time, 8)[0, 0].tolist() == [
+        [0, 9, 5, 3, 1, 1, 1],
+        [9, 9, 5, 3, 1, 1, 1],
+        [5, 5, 5, 3, 1, 1, 1],
+        [3, 3, 3, 3, 1, 1, 1],
+        *[[1] * 7] * 3,
+    ]
+    assert torch.equal(pixel_weights(time), (time > 0).float())
+    assert torch.equal(pixel_weights(torch.full_like(time, 9), 8), torch.ones_like(time).float())
+
+
+def test_the_loss_is_the_weighted_mean_of_squared_errors():
+    denoiser = Denoiser(random_network(), 256)
+    x0, noise, time = chance(2, 1, SIDE, SIDE), chance(2, 1, SIDE, SIDE, seed=1), torch.full((2, 1, SIDE, SIDE), 99)
+    time[0, :, :, :16] = 0
+    alpha_bar = denoiser.alpha_bar[time]
+    error = denoiser.velocity(diffuse(x0, noise, alpha_bar), time) - velocity_target(x0, noise, alpha_bar)
+    weights = pixel_weights(time, 4)
+    expected = (weights * error**2).sum() / weights.sum()
+    assert torch.allclose(velocity_loss(denoiser, x0, time, noise, 4), expected)
+    assert not torch.allclose(velocity_loss(denoiser, x0, time, noise), expected)

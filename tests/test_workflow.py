@@ -140,6 +140,12 @@ def jobs(section: str, first: str) -> set[str]:
     return {f"{stage} {section}" for stage in STAGES[STAGES.index(first) :]} | {"summarise_brain"}
 
 
+def test_more_samples_redo_every_section_from_its_plan(lab: Lab) -> None:
+    lab.config["mend"]["samples"] = 2
+    lab.write()
+    assert lab.would_run() == jobs("left", "plan_section") | jobs("right", "plan_section")
+
+
 def test_a_finished_workflow_has_nothing_to_do(finished: Lab) -> None:
     assert finished.would_run() == set()
 
@@ -284,7 +290,7 @@ def test_after_a_failed_job_the_old_results_do_not_pass_for_new_ones(lab: Lab) -
     lab.rows[0]["steps"] = "200"  # slow enough to be caught in the act
     lab.write()
     run = lab.start("results/left/corrected.manifest.json")
-    wait_for((lab.folder / "results" / "left" / "mended" / ".0.zarr.work" / "regions" / "1.npz").exists, run)
+    wait_for((lab.folder / "results" / "left" / "mended" / ".0.zarr.work" / "regions").exists, run)
     for process in Path("/proc").glob("[0-9]*"):
         if is_mending(process, lab.folder):
             os.kill(int(process.name), signal.SIGTERM)
@@ -307,8 +313,8 @@ def test_killing_the_whole_run_leaves_nothing_that_looks_finished_and_the_rerun_
     lab.config["mend"]["steps"] = 200  # slow enough to be caught in the act
     lab.write()
     run = lab.start("results/left/corrected.manifest.json")
-    finished_region = lab.folder / "results" / "left" / "mended" / ".0.zarr.work" / "regions" / "1.npz"
-    wait_for(finished_region.exists, run)
+    begun = lab.folder / "results" / "left" / "mended" / ".0.zarr.work" / "regions"
+    wait_for(begun.exists, run)
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
     assert not (lab.folder / "results" / "left" / "mended" / "0.manifest.json").exists()

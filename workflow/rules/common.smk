@@ -21,6 +21,7 @@ from cytomend.fingerprint import fingerprint
 from cytomend.settings import checked, one_line
 from cytomend.sheet import read_sheet
 from cytomend.storage.identity import cached_identity
+from cytomend.training_file import check_apart, read_training_file
 
 IDENTITIES = Path(".snakemake") / "cytomend-identities.json"
 
@@ -35,12 +36,27 @@ try:
     CHECKPOINTS = {
         section.model: checkpoint_hash(section.model) for section in SECTIONS.values()
     }
+    # Read only when it is asked for, so that mending does not depend on what was trained on.
+    TRAINING = read_training_file(Path(CONFIG["train"])) if "train" in CONFIG else None
+    if TRAINING:
+        TRAINING_CONTENT = {
+            path: cached_identity(path, IDENTITIES) for path in TRAINING.all_files()
+        }
+        check_apart(TRAINING, TRAINING_CONTENT.__getitem__)
 except InputError as error:
     raise WorkflowError(str(error))
 
+TRAINING_NAME = TRAINING.path.stem if TRAINING else ""
+TRAINING_SECTIONS = TRAINING.sections if TRAINING else {}
+
+
+def one_of(names):
+    """The pattern of a wildcard that takes these names and, if there are none, nothing."""
+    return "|".join(map(re.escape, filter(None, names))) or "(?!)"
+
 
 wildcard_constraints:
-    section="|".join(map(re.escape, SECTIONS)),
+    section=one_of(SECTIONS),
     shard=r"\d+",
 
 
@@ -144,3 +160,60 @@ def blend_key(wildcards):
             "code": fingerprint("cytomend.stages.blend_section"),
         }
     )
+
+
+def training_image(wildcards):
+    """The scan of a section to gather patches from; its content is a param."""
+    return ancient(str(TRAINING_SECTIONS[wildcards.section].image))
+
+
+def training_annotation(wildcards):
+    """Its artefact mask; its content is a param too."""
+    return ancient(str(TRAINING_SECTIONS[wildcards.section].annotation))
+
+
+def training_image_content(wildcards):
+    """Content hash of the scan."""
+    return TRAINING_CONTENT[TRAINING_SECTIONS[wildcards.section].image]
+
+
+def training_annotation_content(wildcards):
+    """Content hash of the artefact mask."""
+    return TRAINING_CONTENT[TRAINING_SECTIONS[wildcards.section].annotation]
+
+
+def gather_settings(wildcards):
+    """Which patches are gathered from this section, as one string."""
+    return one_line(TRAINING_SECTIONS[wildcards.section].gather)
+
+
+def patch_manifests(wildcards):
+    """The manifests of the patch stores of all sections that the training file's sheets name."""
+    return [
+        f"results/training/{wildcards.model}/patches/{section}.manifest.json"
+        for section in TRAINING_SECTIONS
+    ]
+
+
+def training_file(wildcards):
+    """The training file; its settings are a param, so that a comment in it redoes nothing."""
+    return ancient(str(TRAINING.path))
+
+
+def training_files(wildcards):
+    """The scans, masks and checkpoint that the training file names itself; their contents are a param."""
+    return [ancient(str(path)) for path in TRAINING.files()]
+
+
+def training_key(wildcards):
+    """All that reaches a model besides the code, by content; thousands of sections make it long, so it is hashed."""
+    return TRAINING.key(TRAINING_CONTENT, fingerprint("cytomend.stages.gather_patches"))
+
+
+def trained_model(wildcards):
+    """The model of the training file."""
+    if TRAINING is None:
+        raise WorkflowError(
+            "train: no training file is named; give one, as in: snakemake train --config train=config/train/base.yaml"
+        )
+    return f"results/training/{TRAINING_NAME}/model.safetensors"

@@ -14,6 +14,7 @@ from cytomend.errors import InputError, ResourceError
 STAGES = {
     "mend": "mend one scan: image and mask in, corrected OME-Zarr out",
     "phantom": "make a phantom section with known cells and artefacts",
+    "gather-patches": "gather patches of intact tissue of a section, for training",
     "train": "train a model on sections and phantoms",
     "plan-section": "find the regions of a section, lay their windows, pack shards",
     "mend-shard": "mend the regions of one shard",

@@ -7,6 +7,7 @@ has thousands of rows.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cytomend.settings import Record, checked, schema
 PIXEL_SIZE_TOLERANCE = 1.25
 """A model is not asked to draw cells of another scale than this factor."""
 
-STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50}
+STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50, "langevin": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,23 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
         raise InputError(
             f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
         )
-    rows = _rows(path)
-    sections: dict[str, SectionSettings] = {}
+    sections = {row["section"]: settings_of(row, config, where) for where, row in checked_rows(path)}
+    if not sections:
+        raise InputError(f"{path}: no section in it; expected a header and one row a section")
+    return sections
+
+
+def checked_rows(path: Path) -> Iterator[tuple[str, Record]]:
+    """Yield the rows of a sheet, each with its place for errors, when its files are there and its name is unique.
+
+    Raises
+    ------
+    InputError
+        If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs
+        twice.
+    """
     lines: dict[str, int] = {}
-    for line, cells in rows:
+    for line, cells in _rows(path):
         where = f"{path}, row {line}"
         row = checked(_typed(cells), "sections", where)
         name = row["section"]
@@ -68,10 +82,7 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
                 )
             if not Path(row[column]).exists():
                 raise InputError(f"{where}: {column} {row[column]}: no such file or folder, seen from {Path.cwd()}")
-        sections[name] = settings_of(row, config, where)
-    if not sections:
-        raise InputError(f"{path}: no section in it; expected a header and one row a section")
-    return sections
+        yield where, row
 
 
 def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
@@ -91,7 +102,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
         record = load_settings(model)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    _check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
+    check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
     sampler = own("sampler", "mend")
     classes = row["include_classes"]
     steps = own("steps", "mend") or STEPS[sampler]
@@ -105,12 +116,13 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
             "section": row["section"],
             "pixel_size_um": float(row["pixel_size_um"]),
             "stain": row["stain"],
-            "value_range": _value_range(row, where),
+            "value_range": value_range(row, where),
             "grow_px": own("grow_px", "mask"),
             "include_classes": config["mask"]["include_classes"]
             if classes is None
             else [c.strip() for c in classes.split(";") if c.strip()],
             "shards": row["shards"],
+            "samples": config["mend"]["samples"],
             **_window(record, config["mend"]["stride_px"], where),
         },
         mend={
@@ -120,6 +132,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
             "resample": config["mend"]["resample"],
             "seed": own("seed", "mend"),
             "eta": float(config["mend"]["eta"]),
+            "precision": config["mend"]["precision"],
         },
     )
 
@@ -139,7 +152,8 @@ def _window(record: ModelSettings, stride_px: int | None, where: str) -> Record:
     }
 
 
-def _check_pixel_size(found_um: float, model_um: float, where: str) -> None:
+def check_pixel_size(found_um: float, model_um: float, where: str) -> None:
+    """Refuse a scan that shows cells at another size than the model's."""
     if not 1 / PIXEL_SIZE_TOLERANCE <= found_um / model_um <= PIXEL_SIZE_TOLERANCE:
         raise InputError(
             f"{where}: pixel_size_um is {found_um:g}, the model was trained at {model_um:g} µm (up to a factor of"
@@ -147,7 +161,8 @@ def _check_pixel_size(found_um: float, model_um: float, where: str) -> None:
         )
 
 
-def _value_range(row: Record, where: str) -> list[float] | None:
+def value_range(row: Record, where: str) -> list[float] | None:
+    """Return the values that mean black and white, or None if the row says nothing."""
     low, high = row["value_low"], row["value_high"]
     if low is None and high is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
@@ -17,5 +18,6 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Move the average towards the module's weights after optimiser step number ``step`` (from 0)."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        for name, p in module.named_parameters():
-            self.weights[name].lerp_(p, 1 - keep)
+        # All weights in a few kernels: one a weight would cost a GPU more than the arithmetic.
+        move = get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
+        move(list(self.weights.values()), [p.detach() for p in module.parameters()], None)

@@ -1,13 +1,15 @@
 """Training patches: squares of intact tissue, turned, resampled and re-stained at random, each with a map of times.
 
-All chance is keyed by seed and step, so that a resumed training sees what an undisturbed one would have seen.
+Every sample is keyed by (seed, step, index within the step's whole batch) and by nothing else, so that neither a
+restart nor the number of processes, parts or workers that share a batch changes what is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +23,22 @@ from cytomend.diffusion.masks import random_mask
 Float = NDArray[np.float32]
 
 
+class Tissue(Protocol):
+    """Something to cut intact squares from; ``weight`` says how often it is drawn, in proportion."""
+
+    @property
+    def weight(self) -> float:
+        """Not negative."""
+        ...
+
+    def square(self, rng: np.random.Generator, side_px: int) -> Float:
+        """Return a random intact (C, side, side) square in [-1, 1]; ValueError if there is none of that size."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A piece of a section to cut patches from.
+    """A piece of a section in memory.
 
     ``image`` (C, h, w) float32 in [-1, 1]; ``intact`` (h, w) bool; ``weight`` how often it is drawn, in proportion.
     """
@@ -32,10 +47,31 @@ class Tile:
     intact: NDArray[np.bool_]
     weight: float = 1.0
 
+    def square(self, rng: np.random.Generator, side_px: int, tries: int = 200) -> Float:
+        """Return a random (C, side, side) part without damaged pixels.
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one training step sees: ``x0`` and ``noise`` (n, C, W, W), ``time`` (n, 1, W, W) int64."""
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        height, width = self.intact.shape
+        if side_px <= min(height, width):
+            for _ in range(tries):
+                y, x = rng.integers(height - side_px + 1), rng.integers(width - side_px + 1)
+                if self.intact[y : y + side_px, x : x + side_px].all():
+                    return self.image[:, y : y + side_px, x : x + side_px]
+            # Rare ones are looked for one by one.
+            squares = sliding_window_view(self.intact, (side_px, side_px))
+            found = [(y, x) for y, row in enumerate(squares) for x in np.flatnonzero(row.all(axis=(1, 2)))]
+            if found:
+                y, x = found[rng.integers(len(found))]
+                return self.image[:, y : y + side_px, x : x + side_px]
+        raise ValueError(f"no intact square of {side_px} px found in a tile of {height} x {width} px")
+
+
+class Batch(NamedTuple):
+    """What one training step sees, or a part of it: ``x0``, ``noise`` (n, C, W, W), ``time`` (n, 1, W, W) int64."""
 
     x0: Tensor
     time: Tensor
@@ -46,70 +82,62 @@ class Batch:
 class Patches:
     """Draws batches of intact patches.
 
-    Parameters ---------- tiles : pieces of sections window_px : side of a patch batch : patches a step times : length
-    of the schedule seed : any integer constant_share : share of patches that are noised all over; the rest keep known
-    pixels, as in mending resample_share : share of patches that are turned by any angle and scaled by 0.87 to 1.15;
-    the rest keep the pixel grid, and with it
-        the sharpness of the scanner
+    Parameters
+    ----------
+    tissue : what to cut from
+    window_px : side of a patch
+    batch : patches a step
+    times : length of the schedule
+    seed : any integer
+    constant_share : share of patches that are noised all over; the rest keep known pixels, as in mending
+    resample_share : share of patches that are turned by any angle and scaled by 0.87 to 1.15; the rest keep the pixel
+        grid, and with it the sharpness of the scanner
     """
 
-    tiles: Sequence[Tile]
+    tissue: Sequence[Tissue]
     window_px: int
     batch: int
     times: int
     seed: int
     constant_share: float = 0.4
     resample_share: float = 0.25
+    _until: NDArray[np.float64] = field(init=False, repr=False)
+    """Sums of the weights, for drawing."""
 
-    def draw(self, step: int) -> Batch:
-        """Return the batch of this step."""
-        rng = np.random.default_rng([self.seed, step])
-        weights = np.array([tile.weight for tile in self.tiles])
-        drawn = rng.choice(len(self.tiles), self.batch, p=weights / weights.sum())
-        x0 = np.stack([restain(rng, self._cut(rng, self.tiles[i])) for i in drawn])
-        # Stratified over the schedule: every batch holds early, middle and late times.
-        times = 1 + ((rng.random() + np.arange(self.batch)) / self.batch % 1 * self.times).astype(np.int64)
-        constant = rng.random(self.batch) < self.constant_share
-        masks = [np.ones((self.window_px,) * 2, bool) if c else random_mask(rng, self.window_px) for c in constant]
-        return Batch(
-            x0=torch.from_numpy(x0),
-            time=torch.from_numpy(np.stack(masks)[:, None] * times[:, None, None, None]),
-            noise=torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)),
-        )
+    def __post_init__(self) -> None:
+        until = np.cumsum([tissue.weight for tissue in self.tissue])
+        object.__setattr__(self, "_until", until / until[-1])
 
-    def _cut(self, rng: np.random.Generator, tile: Tile) -> Float:
-        """Return an intact square of the tile, (C, W, W), in one of its eight poses, or turned and scaled freely."""
-        margin = round(
-            self.window_px * 0.37
-        )  # what a square of 1.15 sides turned by 45 degrees needs, and interpolation
-        if rng.random() < self.resample_share and min(tile.intact.shape) >= self.window_px + 2 * margin:
-            with suppress(ValueError):  # damage may leave room for a window and not for what is around it
-                around = intact_square(rng, tile, self.window_px + 2 * margin)
+    def draw(self, step: int, indices: Iterable[int] | None = None) -> Batch:
+        """Return the batch of this step, or those samples of it."""
+        # Stratified over the schedule: every whole batch holds early, middle and late times.
+        phase = np.random.default_rng([self.seed, step, 0]).random()
+        samples = [
+            self._sample(np.random.default_rng([self.seed, step, 1 + i]), (phase + i / self.batch) % 1)
+            for i in (range(self.batch) if indices is None else indices)
+        ]
+        x0, time, noise = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+        return Batch(x0, time, noise)
+
+    def _sample(self, rng: np.random.Generator, moment: float) -> tuple[Float, NDArray[np.int64], Float]:
+        """Return clean patch, map of times and noise, at a moment in [0, 1) of the schedule."""
+        drawn = min(int(np.searchsorted(self._until, rng.random(), side="right")), len(self.tissue) - 1)
+        x0 = restain(rng, self._cut(rng, self.tissue[drawn]))
+        time = np.int64(1 + min(int(moment * self.times), self.times - 1))
+        constant = rng.random() < self.constant_share
+        mask = np.ones((self.window_px,) * 2, bool) if constant else random_mask(rng, self.window_px)
+        return x0, mask[None] * time, rng.standard_normal(x0.shape, dtype=np.float32)
+
+    def _cut(self, rng: np.random.Generator, tissue: Tissue) -> Float:
+        """Return an intact square of the tissue, (C, W, W), in one of its eight poses, or turned and scaled freely."""
+        if rng.random() < self.resample_share:
+            # What a square of 1.15 sides turned by 45 degrees needs, and interpolation.
+            margin = round(self.window_px * 0.37)
+            with suppress(ValueError):  # there may be room for a window and not for what is around it
+                around = tissue.square(rng, self.window_px + 2 * margin)
                 return turn(around, rng.uniform(0, 2 * np.pi), rng.uniform(0.87, 1.15), self.window_px)
-        square = np.rot90(intact_square(rng, tile, self.window_px), int(rng.integers(4)), axes=(1, 2))
+        square = np.rot90(tissue.square(rng, self.window_px), int(rng.integers(4)), axes=(1, 2))
         return np.ascontiguousarray(square[:, ::-1] if rng.random() < 0.5 else square)
-
-
-def intact_square(rng: np.random.Generator, tile: Tile, side_px: int, tries: int = 200) -> Float:
-    """Return a random (C, side, side) part of the tile without damaged pixels.
-
-    Raises
-    ------
-    ValueError
-        If there is none: such a tile should not have been offered.
-    """
-    height, width = tile.intact.shape
-    for _ in range(tries):
-        y, x = rng.integers(height - side_px + 1), rng.integers(width - side_px + 1)
-        if tile.intact[y : y + side_px, x : x + side_px].all():
-            return tile.image[:, y : y + side_px, x : x + side_px]
-    # Rare ones are looked for one by one.
-    squares = sliding_window_view(tile.intact, (side_px, side_px))
-    found = [(y, x) for y, row in enumerate(squares) for x in np.flatnonzero(row.all(axis=(1, 2)))]
-    if found:
-        y, x = found[rng.integers(len(found))]
-        return tile.image[:, y : y + side_px, x : x + side_px]
-    raise ValueError(f"no intact square of {side_px} px found in a tile of {height} x {width} px")
 
 
 def turn(image: Float, angle_rad: float, scale: float, side_px: int) -> Float:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from cytomend.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

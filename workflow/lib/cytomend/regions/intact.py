@@ -1,8 +1,9 @@
-"""Pieces of intact tissue, cut from a section for training: read lazily, masked tissue marked as not to be used."""
+"""Intact tissue, cut from a section for training: read lazily, masked tissue marked as not to be used or left out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from cytomend.geometry import Box
 from cytomend.regions.annotation import ArtefactMask
 from cytomend.storage.images import SectionImage
+
+PASSES = 8
+"""How often a section is gone over for patches; patches of one pass do not overlap."""
 
 
 class Piece(NamedTuple):
@@ -41,6 +45,28 @@ def intact_pieces(
         if found < most and holds_window(intact, window_px):
             found += 1
             yield Piece(image.read(box), intact)
+
+
+def intact_squares(shape: tuple[int, int], mask: ArtefactMask, side_px: int, name: str) -> Iterator[Box]:
+    """Yield squares of a section without a masked pixel, in an order that follows from the section's name alone.
+
+    The section is cut into squares, which are visited at random. Only when all are visited it is cut anew, with another
+    random shift, so that squares overlap no sooner than need be; after `PASSES` cuts it is at its end.
+    """
+    seed = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
+    seen = set[Box]()
+    for cut in range(PASSES):
+        rng = np.random.default_rng([seed, cut])
+        # The first cut leaves out as little as it can, so that a scan little larger than a square has one.
+        room = [extent % side_px + 1 if cut == 0 and extent >= side_px else side_px for extent in shape]
+        y0, x0 = (int(rng.integers(most)) for most in room)
+        rows, columns = (max(shape[0] - y0, 0) // side_px, max(shape[1] - x0, 0) // side_px)
+        for place in rng.permutation(rows * columns).tolist():
+            y, x = y0 + place // columns * side_px, x0 + place % columns * side_px
+            box = Box(y, x, y + side_px, x + side_px)
+            if box not in seen and not mask.read(box).any():
+                seen.add(box)
+                yield box
 
 
 def holds_window(intact: NDArray[np.bool_], window_px: int) -> bool:

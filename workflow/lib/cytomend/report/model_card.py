@@ -44,26 +44,21 @@ def draw_losses(rows: list[dict[str, float]], path: Path) -> None:
 @torch.no_grad()
 def draw_samples(denoiser: Denoiser, patches: Patches, path: Path, seed: int = 0) -> None:
     """Draw held-out patches in rows: original, what is known, mended; and a last row made from nothing."""
-    batch = patches.draw(0)
-    x0, known = _first(batch.x0), _first(batch.time) == 0
+    batch = patches.draw(0, range(COLUMNS))
+    x0, known = batch.x0.to(denoiser.alpha_bar.device), batch.time.to(denoiser.alpha_bar.device) == 0
     made = sample(denoiser, x0, known, seed)
     free = sample(denoiser, x0, torch.zeros_like(known), seed + 1)
     shown = torch.where(known, x0, GREY)
     sheet = torch.cat([torch.cat(list(row), dim=-1) for row in (x0, shown, made, free)], dim=-2)  # (C, 4 W, 8 W)
-    save_picture(sheet.numpy(), path, scale=2)
+    save_picture(sheet.cpu().numpy(), path, scale=2)
 
 
 def sample(denoiser: Denoiser, x0: Tensor, known: Tensor, seed: int) -> Tensor:
     """Fill the unknown pixels of some windows, each on its own, (n, C, W, W), with the default `timemap` sampler."""
     generator = torch.Generator().manual_seed(seed)
     sampler = SAMPLERS["timemap"]
-    noise = lambda _: torch.randn(x0.shape, generator=generator)  # noqa: E731
+    noise = lambda _: torch.randn(x0.shape, generator=generator).to(x0.device)  # noqa: E731
     return deque(sampler.run(denoiser, x0, known, denoiser.alpha_bar.double(), noise), maxlen=1).pop()
-
-
-def _first(windows: Tensor) -> Tensor:
-    """Return the first windows, repeated if there are too few."""
-    return windows[torch.arange(COLUMNS) % len(windows)]
 
 
 def save_picture(image: NDArray[np.float32], path: Path, scale: int = 1) -> None:

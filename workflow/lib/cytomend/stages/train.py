@@ -1,206 +1,306 @@
-"""Train a model on sections and phantoms.
+"""Train a model on sections and phantoms, in one process or, under torchrun, in many.
 
 Reads a training file (``workflow/schemas/train.schema.yaml``) and writes into one folder:
 
 | file | what |
 |---|---|
-| ``model.safetensors`` | averaged weights with their settings record, when the last step is done |
-| ``training.safetensors`` | everything that resuming needs, rewritten as it goes |
+| ``model.safetensors`` | the averaged weights with the lowest validation loss so far, with their settings record |
+| ``training.safetensors`` | everything that resuming needs, rewritten at every report; all else follows from it |
 | ``loss.tsv`` | step, seconds (of training so far), train_loss and validation_loss (mean squared error of v) |
 | ``loss.png`` | the same as curves |
 | ``samples.png`` | held-out patches: original, damaged, mended; and patches drawn from nothing |
 | ``MODEL_CARD.md`` | what the model is, was trained on, and is not good for |
+| ``patches/`` | patch stores of the sections of sheets, unless they were gathered elsewhere (``--patches``) |
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from cytomend.diffusion.checkpoint import save_model
-from cytomend.diffusion.patches import Patches, Tile
-from cytomend.diffusion.precondition import velocity_loss
-from cytomend.diffusion.record import ModelSettings, UNetSettings
+from cytomend.diffusion.checkpoint import load_model, save_model
+from cytomend.diffusion.feed import Key, feed
+from cytomend.diffusion.patches import Patches, Tissue
+from cytomend.diffusion.processes import Processes, joined
+from cytomend.diffusion.record import ModelSettings, checkpoint_hash
 from cytomend.diffusion.schedule import TIMES
 from cytomend.diffusion.training import Training, TrainingSettings
 from cytomend.errors import InputError
-from cytomend.geometry import Box
-from cytomend.phantom import render_tissue
-from cytomend.regions.annotation import open_mask
-from cytomend.regions.intact import intact_pieces
+from cytomend.places import model_file
 from cytomend.report.model_card import draw_losses, draw_samples, write_card
-from cytomend.settings import one_line, read_yaml
-from cytomend.storage.identity import image_identity
-from cytomend.storage.images import open_image
-from cytomend.storage.publish import write_whole
-from cytomend.values import to_model
+from cytomend.settings import one_line
+from cytomend.stages.gather_patches import gather_patches, is_gathered, settings_from
+from cytomend.storage.publish import locked, write_whole
+from cytomend.training_data import TrainingData, read_data, store_of
+from cytomend.training_file import SIDES, TrainingFile, read_training_file
 
 log = logging.getLogger(__name__)
 
-PIECE_PX = 512
-PIECES_PER_SECTION = 256
-VALIDATION_BATCHES = 8
+STATE = "training.safetensors"
+SAMPLES = "samples.png"
+MOST_WORKERS = 16
+POLL_SECONDS = 0.5
+
+Row = dict[str, float]
 
 
-def train(config: Path, out: Path, device: torch.device) -> Path:
+def train(
+    config: Path,
+    out: Path,
+    device: str,
+    *,
+    stores: Path | None = None,
+    workers: int | None = None,
+    set_aside: bool = False,
+) -> Path:
     """Train as the file says, resuming what an earlier call left in ``out``; return the checkpoint.
+
+    Parameters
+    ----------
+    config : training file
+    out : folder of the model
+    device : torch device
+    stores : folder with the patch stores of all sections of sheets; by default they are gathered into ``out``
+    workers : processes that draw patches ahead; by default one a core if a GPU trains, and none if the cores do
+    set_aside : rename a training with other settings that is found in ``out``, instead of refusing
 
     Raises
     ------
     InputError
         If the file or a source of it cannot be used, or ``out`` holds a training with other settings.
     """
-    settings = read_yaml(config, "train")
-    unet = UNetSettings.from_record(settings["network"])
-    if settings["window_px"] % unet.divisor_px:
-        raise InputError(
-            f"{config}: window_px is {settings['window_px']}, expected a multiple of {unet.divisor_px} for this network"
-        )
-    attending = {unet.widths[-1], *(width for depth, width in enumerate(unet.widths) if depth in unet.attention)}
-    if odd := [width for width in sorted(attending) if width % unet.heads]:
-        raise InputError(
-            f"{config}: network.heads is {unet.heads}, expected a divisor of every width with attention, found {odd[0]}"
-        )
-    how = TrainingSettings(
-        **{key: settings[key] for key in ("steps", "batch", "learning_rate", "warmup_steps", "average_decay", "seed")},
-        data=one_line({key: settings[key] for key in ("sources", "window_px", "constant_share", "resample_share")}),
-    )
-    patches = _patches(settings, read_tiles(settings["sources"], settings), how.seed)
-    held_out = _patches(settings, read_tiles(settings["validation"], settings), how.seed + 1)
-
-    out.mkdir(parents=True, exist_ok=True)
-    training = Training(unet, how, device)
-    rows: list[dict[str, float]] = []
-    if (state := out / "training.safetensors").exists():
-        training.resume(state)
-        rows = [row for row in _read_rows(out / "loss.tsv") if row["step"] <= training.steps_done]
-        log.info("resuming after step %d", training.steps_done)
-    log.info(
-        "%d weights, %d tiles, %s", sum(p.numel() for p in training.network.parameters()), len(patches.tiles), device
-    )
-
-    seconds = rows[-1]["seconds"] if rows else 0.0
-    since, losses = time.monotonic(), []
-    while training.steps_done < how.steps:
-        losses.append(training.step(patches.draw(training.steps_done)))
-        done = training.steps_done
-        if done % settings["report_every"] == 0 or done == how.steps:
-            seconds, since = seconds + time.monotonic() - since, time.monotonic()
-            rows.append(
-                {
-                    "step": done,
-                    "seconds": round(seconds, 1),
-                    "train_loss": float(np.mean(losses)),
-                    "validation_loss": validation_loss(training, held_out),
-                }
-            )
-            losses = []
-            # The table first: a training killed in between resumes before its last row, which is then left out.
-            table = pd.DataFrame(rows)
-            write_whole(out / "loss.tsv", lambda p: table.to_csv(p, sep="\t", index=False, float_format="%.6g"))  # noqa: B023
-            training.save(state)
-            draw_losses(rows, out / "loss.png")
-            log.info(
-                "step %d of %d: loss %.5f, held out %.5f, %.3f s a step",
-                done,
-                how.steps,
-                rows[-1]["train_loss"],
-                rows[-1]["validation_loss"],
-                seconds / done,
-            )
-        if done % settings["sample_every"] == 0 or done == how.steps:
-            draw_samples(training.averaged(), held_out, out / "samples.png")
-    rows = _read_rows(out / "loss.tsv")  # as written, so that a finished training run again gives the same file
-    data = {key: [_source_record(source) for source in settings.pop(key)] for key in ("sources", "validation")}
-    record = ModelSettings(
-        unet=unet,
-        times=how.times,
-        window_px=settings["window_px"],
-        pixel_size_um=settings["pixel_size_um"],
-        training={"settings": settings, **data, "seconds": rows[-1]["seconds"], "loss": rows[-1]},
-    )
-    save_model(out / "model.safetensors", training.average.weights, record)
-    write_card(out, record)
+    training_file = read_training_file(config)
+    with joined(device) as processes, locked(out / "model.safetensors") if processes.leads else nullcontext():
+        if stores is None:
+            gather_all(training_file, out / "patches", leads=processes.leads)
+        data = read_data(training_file, stores or out / "patches")
+        course = Course(training_file, data, processes, _workers(processes, workers), out)
+        course.begin(set_aside=set_aside)
+        course.run()
     return out / "model.safetensors"
 
 
-def read_tiles(sources: list[dict[str, Any]], settings: dict[str, Any]) -> list[Tile]:
-    """Read intact tissue of every source; within a source, every tile is drawn alike."""
-    tiles: list[Tile] = []
-    for source in sources:
-        its_tiles = _phantom_tiles(source) if "phantom" in source else _scan_tiles(source, settings)
-        weight = source.get("weight", 1.0) / len(its_tiles)
-        tiles.extend(Tile(tile.image, tile.intact, weight) for tile in its_tiles)
-    return tiles
+def _workers(processes: Processes, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, max(cores // processes.here - 1, 1)) if processes.device.type == "cuda" else 0
 
 
-def _phantom_tiles(source: dict[str, Any]) -> list[Tile]:
-    phantom = source["phantom"]
-    size = (phantom["size_px"],) * 2
-    images = (render_tissue(size, phantom["seed"] + i).image for i in range(phantom["count"]))
-    return [Tile(to_model(image[None], (0, 255)), np.ones(size, dtype=bool)) for image in images]
+def gather_all(training: TrainingFile, folder: Path, *, leads: bool) -> None:
+    """Gather the patches of all sections of sheets, one after the other; processes that do not lead wait for them."""
+    for section in training.sections.values():
+        what = (section.image, section.annotation, settings_from(section.gather), store_of(folder, section))
+        if leads:
+            gather_patches(*what)
+        while not is_gathered(*what):  # torchrun ends us if the leading process fails
+            time.sleep(POLL_SECONDS)
 
 
-def _scan_tiles(source: dict[str, Any], settings: dict[str, Any]) -> list[Tile]:
-    image = open_image(Path(source["image"]))
-    if image.channels != settings["network"]["channels"]:
-        raise InputError(
-            f"{image.path}: has {image.channels} channels, expected"
-            f" {settings['network']['channels']} (network.channels of the training file)"
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The model that training starts from."""
+
+    name: str
+    sha256: str
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, training: TrainingFile) -> Start | None:
+        """Read the model that a training file names, if it names one.
+
+        Raises
+        ------
+        InputError
+            If there is none, or its network is another.
+        """
+        if "start_from" not in training.settings:
+            return None
+        path = model_file(training.settings["start_from"])
+        denoiser, record = load_model(path)
+        theirs, ours = (
+            {**asdict(unet), "times": times} for unet, times in ((record.unet, record.times), (training.unet, TIMES))
         )
-    mask = open_mask(Path(source["annotation"]), image.shape) if "annotation" in source else None
-    within = Box(*source.get("box", (0, 0, *image.shape))).clip(image.shape)
-    low, high = source.get("value_range", (0, np.iinfo(image.dtype).max))
-    pieces = intact_pieces(image, mask, within, PIECE_PX, settings["window_px"], PIECES_PER_SECTION, settings["seed"])
-    tiles = [Tile(to_model(piece.pixels, (low, high)), piece.intact) for piece in pieces]
-    if not tiles:
-        raise InputError(
-            f"{image.path}: no intact square of {settings['window_px']} px in {within}; nothing to learn from"
+        if other := [key for key in ours if theirs[key] != ours[key]]:
+            differences = "; ".join(f"network.{key} is {ours[key]}, expected {theirs[key]}" for key in other)
+            raise InputError(
+                f"{training.path}: start_from names {path}, whose network is another: {differences}; use its"
+                " network, or leave start_from out"
+            )
+        return cls(path.parent.name, checkpoint_hash(path), denoiser.network.state_dict())
+
+
+class Course:
+    """One training, from its first step or where it was interrupted to its last."""
+
+    def __init__(
+        self, training_file: TrainingFile, data: TrainingData, processes: Processes, workers: int, out: Path
+    ) -> None:
+        self.file, self.settings, self.data = training_file, training_file.settings, data
+        self.processes, self.workers, self.out = processes, workers, out
+        self.parts = processes.count * self.settings["accumulate"]
+        self.start = Start.of(training_file)
+        self.training = Training(training_file.unet, self._how(), processes, compiled=self.settings["compile"])
+        if self.start is not None:
+            self.training.start_from(self.start.weights)
+        seed = self.settings["seed"]
+        self.patches = self._patches(data.sources, self.settings["batch"], seed)
+        self.held_out = self._patches(data.validation, self.settings["validation_patches"], seed + 1)
+        self.rows: list[Row] = []
+
+    def _how(self) -> TrainingSettings:
+        if self.settings["batch"] % self.parts:
+            raise InputError(
+                f"{self.file.path}: batch is {self.settings['batch']}, expected a multiple of {self.parts}:"
+                f" {self.processes.count} process(es), each in {self.settings['accumulate']} part(s) (accumulate)"
+            )
+        keys = (
+            "steps",
+            "batch",
+            "learning_rate",
+            "warmup_steps",
+            "average_decay",
+            "border_weight",
+            "precision",
+            "seed",
         )
-    return tiles
-
-
-def _patches(settings: dict[str, Any], tiles: list[Tile], seed: int) -> Patches:
-    return Patches(
-        tiles,
-        settings["window_px"],
-        settings["batch"],
-        TIMES,
-        seed,
-        settings["constant_share"],
-        settings["resample_share"],
-    )
-
-
-@torch.no_grad()
-def validation_loss(training: Training, held_out: Patches) -> float:
-    """Return the loss of the averaged weights on always the same held-out patches and noise."""
-    denoiser = training.averaged()
-    batches = [held_out.draw(i) for i in range(VALIDATION_BATCHES)]
-    return float(
-        np.mean(
-            [velocity_loss(denoiser, *(t.to(training.device) for t in (b.x0, b.time, b.noise))).item() for b in batches]
+        drawn = ("window_px", "constant_share", "resample_share", "validation_patches")
+        return TrainingSettings(
+            **{key: self.settings[key] for key in keys},
+            start_from="" if self.start is None else self.start.sha256,
+            data=one_line({"identity": self.data.identity, **{key: self.settings[key] for key in drawn}}),
         )
-    )
 
+    def _patches(self, tissue: list[Tissue], batch: int, seed: int) -> Patches:
+        shares = (self.settings["constant_share"], self.settings["resample_share"])
+        return Patches(tissue, self.settings["window_px"], batch, TIMES, seed, *shares)
 
-def _read_rows(path: Path) -> list[dict[str, float]]:
-    return [{str(k): float(v) for k, v in row.items()} for row in pd.read_csv(path, sep="\t").to_dict("records")]
+    def begin(self, *, set_aside: bool) -> None:
+        """Resume what an earlier training left, if it left something."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = self.out / STATE
+        if not state.exists():
+            return
+        if set_aside and (difference := self.training.differs(state)):
+            log.warning("%s is set aside, for settings have changed: %s", state, difference)
+            self.processes.total(torch.zeros(1, device=self.processes.device))  # all have looked
+            if self.processes.leads:
+                state.rename(state.with_name(f"training.{time.time_ns()}.safetensors"))
+            return
+        self.rows = self.training.resume(state)["rows"]
+        log.info("resuming after step %d", self.training.steps_done)
+        if self.processes.leads:  # what was made of the state may be older than it, or gone
+            self._show()
+            self._keep()
+            if not (self.out / SAMPLES).exists():
+                self._draw()
 
+    def run(self) -> None:
+        """Take the steps that are left; report, save, and keep the best weights as they come."""
+        steps, training = self.settings["steps"], self.training
+        if training.steps_done == steps:
+            return
+        log.info(
+            "%d weights; %d pieces of tissue to learn from, %d held out; %d process(es), %d part(s) a step, %s",
+            sum(p.numel() for p in training.network.parameters()),
+            len(self.data.sources),
+            len(self.data.validation),
+            self.processes.count,
+            self.parts,
+            self.processes.device,
+        )
+        held_out = list(feed(self.held_out, self._held_out_keys, self.workers, pin=False))
+        batches = feed(self.patches, self._keys, self.workers, pin=self.processes.device.type == "cuda")
+        since, losses = time.monotonic(), list[torch.Tensor]()
+        while training.steps_done < steps:
+            losses.append(training.step(*islice(batches, self.settings["accumulate"])))
+            done = training.steps_done
+            if done % self.settings["report_every"] == 0 or done == steps:
+                train_loss = float(torch.stack(losses).mean())  # waits for the GPU, so the time is that of the steps
+                seconds, since, losses = time.monotonic() - since, time.monotonic(), []
+                self._report(seconds, train_loss, training.validation_loss(held_out))
+            if self.processes.leads and (done % self.settings["sample_every"] == 0 or done == steps):
+                self._draw()
 
-def _source_record(source: dict[str, Any]) -> dict[str, Any]:
-    """Name a source by what it is and by the hash of its content, not by where it lay."""
-    if "phantom" in source:
-        return dict(source)
-    named = {key: value for key, value in source.items() if key not in {"image", "annotation"}}
-    return {"image": Path(source["image"]).name, "blake2b": image_identity(Path(source["image"])), **named}
+    def _keys(self) -> Iterator[Key]:
+        """Yield this process's parts of the batches of all steps that are left."""
+        accumulate = self.settings["accumulate"]
+        for step in range(self.training.steps_done, self.settings["steps"]):
+            for part in range(accumulate):
+                yield step, range(self.processes.rank * accumulate + part, self.settings["batch"], self.parts)
+
+    def _held_out_keys(self) -> Iterator[Key]:
+        """Yield this process's parts of the held-out patches, none larger than a part of a step."""
+        patches, count = self.settings["validation_patches"], self.processes.count
+        parts = count * -(-patches // (count * (self.settings["batch"] // self.parts)))
+        for part in range(self.processes.rank, min(parts, patches), count):
+            yield 0, range(part, patches, parts)
+
+    def _report(self, seconds: float, train_loss: float, validation_loss: float) -> None:
+        """Save the state after these steps, and show it."""
+        done = self.training.steps_done
+        if not math.isfinite(train_loss + validation_loss):
+            raise InputError(
+                f"{self.file.path}: the loss is no longer finite at step {done} of {self.settings['steps']}; lower"
+                " learning_rate, lengthen warmup_steps, or use precision: float32, and train anew; the weights kept"
+                f" so far are in {self.out}"
+            )
+        better = all(validation_loss < row["validation_loss"] for row in self.rows)
+        before = self.rows[-1]["seconds"] if self.rows else 0.0
+        row = {"step": done, "seconds": round(before + seconds, 1)}
+        self.rows.append({**row, "train_loss": train_loss, "validation_loss": validation_loss})
+        log.info(
+            "step %d of %d: loss %.5f, held out %.5f%s, %.3f s a step",
+            done,
+            self.settings["steps"],
+            train_loss,
+            validation_loss,
+            " (lowest so far)" if better else "",
+            seconds / (done - int(self.rows[-2]["step"] if len(self.rows) > 1 else 0)),
+        )
+        if self.processes.leads:
+            if better:
+                self.training.keep()
+            # The state first: all else is made from it, and made again by a training that resumes.
+            self.training.save(self.out / STATE, {"rows": self.rows})
+            self._show()
+            if better or done == self.settings["steps"]:
+                self._keep()
+
+    def _show(self) -> None:
+        table = pd.DataFrame(self.rows)
+        write_whole(self.out / "loss.tsv", lambda path: table.to_csv(path, sep="\t", index=False, float_format="%.6g"))
+        draw_losses(self.rows, self.out / "loss.png")
+
+    def _keep(self) -> None:
+        """Write the kept weights and their card."""
+        best = min(self.rows, key=lambda row: row["validation_loss"])
+        told = {key: value for key, value in self.settings.items() if key not in {*SIDES, "start_from"}}
+        start = {} if self.start is None else {"start_from": {"model": self.start.name, "sha256": self.start.sha256}}
+        record = ModelSettings(
+            unet=self.file.unet,
+            times=TIMES,
+            window_px=self.settings["window_px"],
+            pixel_size_um=self.settings["pixel_size_um"],
+            training={"settings": told, **self.data.record, **start, "seconds": best["seconds"], "loss": best},
+        )
+        save_model(self.out / "model.safetensors", self.training.kept, record)
+        write_card(self.out, record)
+
+    def _draw(self) -> None:
+        """Draw samples of the kept weights."""
+        draw_samples(self.training.averaged(self.training.kept or None), self.held_out, self.out / SAMPLES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,9 +309,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the model; an unfinished training in it is resumed"
     )
+    parser.add_argument(
+        "--patches", type=Path, help="folder of the patch stores of sections (default: gathered into OUT/patches)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
+    parser.add_argument("--workers", type=int, help="processes that draw patches ahead (default: cores, for a GPU)")
+    parser.add_argument(
+        "--set-aside", action="store_true", help="rename a training with other settings in OUT, instead of refusing"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    print(train(args.config, args.out, torch.device(args.device)))
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger().setLevel(logging.WARNING)
+    done = train(
+        args.config,
+        args.out,
+        args.device,
+        stores=args.patches,
+        workers=args.workers,
+        set_aside=args.set_aside,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        print(done)

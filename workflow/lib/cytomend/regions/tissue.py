@@ -1,0 +1,37 @@
+"""What shows tissue and what is empty glass.
+
+Stained tissue at cellular resolution is nowhere flat: cell bodies, fibres and neuropil differ. Glass is, but for the
+noise of the camera. So the scan is looked at in squares of 32 px, as means over 2 x 2 pixels, which halves the noise:
+a square whose values have a standard deviation below 3 % of the value range is blank. On the real cortex tile and on
+phantoms the flattest square of tissue has 4 to 6 %, and the blurred outermost planes of the real focus stack still
+count as tissue. The rule knows no colour of glass, so that scans with black or masked ground are served too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomend.values import ValueRange
+
+SQUARE_PX = 32
+BLANK_CONTRAST = 0.03
+
+
+def tissue_share(pixels: NDArray[Any], value_range: ValueRange) -> float:
+    """Return the share of squares that are not blank.
+
+    Parameters
+    ----------
+    pixels : (C, h, w), at least 2 px a side; a rim that fills no square is left out
+    value_range : the scanner's values that mean black and white
+    """
+    height, width = pixels.shape[1:]
+    side = min(SQUARE_PX, height, width) // 2 * 2
+    rows, columns = height // side, width // side
+    grey = pixels[:, : rows * side, : columns * side].mean(0, dtype=np.float32)
+    halved = grey.reshape(rows * side // 2, 2, columns * side // 2, 2).mean((1, 3))
+    squares = halved.reshape(rows, side // 2, columns, side // 2)
+    return float((squares.std((1, 3)) >= BLANK_CONTRAST * (value_range[1] - value_range[0])).mean())

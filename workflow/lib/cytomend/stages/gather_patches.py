@@ -1,0 +1,171 @@
+"""Gather patches of intact tissue of one section, for training.
+
+Reads the scan lazily and its annotation, and writes one patch store (`cytomend.storage.patches`): Zarr v3, sharded,
+dimensions (patch, c, y, x), in the scanner's dtype. Attributes: ``section``, ``image`` (name) and ``blake2b`` (content)
+of the scan, ``annotation_blake2b``, ``pixel_size_um``, ``value_range``, ``licence``, ``attribution``, and the settings.
+
+A square is taken if
+
+1. it lies wholly inside the scan and holds no pixel of the artefact mask, which is grown by ``grow_px`` as for mending;
+2. at least ``tissue_share`` of it shows tissue and no empty glass (`cytomend.regions.tissue`).
+
+Squares are tried in an order that follows from the section's name (`cytomend.regions.intact.intact_squares`) until
+there are ``patches_per_section``, or no more. What the store holds depends on nothing else: not on other sections, not
+on which side of the split the section stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+
+from cytomend import __version__
+from cytomend.errors import InputError
+from cytomend.fingerprint import fingerprint
+from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
+from cytomend.regions.intact import intact_squares
+from cytomend.regions.tissue import tissue_share
+from cytomend.stages.plan_section import value_range
+from cytomend.storage.identity import image_identity, stamp
+from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.omezarr import attributes_of
+from cytomend.storage.patches import Patch, write_patches
+from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest
+from cytomend.values import ValueRange
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GatherSettings:
+    """What a patch store depends on besides image and annotation; see ``workflow/schemas/train.schema.yaml``."""
+
+    section: str
+    channels: int
+    pixel_size_um: float
+    value_range: ValueRange | None
+    patch_px: int
+    patches_per_section: int
+    tissue_share: float
+    grow_px: int
+    include_classes: list[str]
+    licence: str
+    attribution: str
+
+
+def gather_patches(
+    image_path: Path, annotation: Path, settings: GatherSettings, out: Path, content: str | None = None
+) -> Path:
+    """Write the patch store of a section and return its manifest; one made from the very same is left as it is.
+
+    Parameters
+    ----------
+    image_path, annotation : scan and artefact mask
+    settings : which patches
+    out : the store, ``NAME.zarr``
+    content : content hash of the scan, if it is known already
+
+    Raises
+    ------
+    InputError
+        If image, annotation and settings do not fit each other, or the scan is a mended one.
+    """
+    made_from = _made_from(image_path, annotation, settings)
+    if is_gathered(image_path, annotation, settings, out):
+        return manifest_of(out)
+    with open_image(image_path) as image, one_writer(out) as work:
+        _check_fit(image, settings)
+        classes = settings.include_classes or None
+        mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
+        for warning in mask.warnings:
+            log.warning("section %s: %s", settings.section, warning)
+        low_high = settings.value_range or value_range(image, mask)
+        facts = {
+            **asdict(settings),
+            "image": image_path.name,
+            "blake2b": content or image_identity(image_path),
+            "annotation_blake2b": image_identity(annotation),
+            "value_range": list(low_high),
+            "cytomend": __version__,
+        }
+        most = settings.patches_per_section
+        count = write_patches(
+            work,
+            islice(_patches(image, mask, settings, low_high), most),
+            (most, image.channels, settings.patch_px, settings.patch_px),
+            str(image.dtype),
+            facts,
+        )
+        told = log.info if count == most else log.warning
+        told(
+            "section %s: %d of %d patches of %d px found intact and on tissue",
+            settings.section,
+            count,
+            most,
+            settings.patch_px,
+        )
+        return publish(work, out, {"section": settings.section, "patches": count, "made_from": made_from})
+
+
+def is_gathered(image_path: Path, annotation: Path, settings: GatherSettings, out: Path) -> bool:
+    """Whether the store is there, made from just these."""
+    return (
+        out.exists()
+        and manifest_of(out).exists()
+        and read_manifest(manifest_of(out)).get("made_from") == _made_from(image_path, annotation, settings)
+    )
+
+
+def _patches(
+    image: SectionImage, mask: ArtefactMask, settings: GatherSettings, low_high: ValueRange
+) -> Iterator[Patch]:
+    for box in intact_squares(image.shape, mask, settings.patch_px, settings.section):
+        pixels = image.read(box)
+        if tissue_share(pixels, low_high) >= settings.tissue_share:
+            yield Patch((box.y0, box.x0), pixels)
+
+
+def _check_fit(image: SectionImage, settings: GatherSettings) -> None:
+    where = f"section {settings.section!r}: {image.path}"
+    if "cytomend" in attributes_of(image.path):
+        raise InputError(f"{where} is a mended section; nothing is learned from synthetic pixels; give the scan itself")
+    if image.channels != settings.channels:
+        raise InputError(
+            f"{where} has {image.channels} channels, expected {settings.channels} (network.channels of the training"
+            " file)"
+        )
+
+
+def _made_from(image_path: Path, annotation: Path, settings: GatherSettings) -> str:
+    """Return the identity of all that the store is made from; files count by size and time."""
+    parts = [asdict(settings), stamp(image_path), stamp(annotation), fingerprint("cytomend.stages.gather_patches")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def settings_from(record: dict[str, object]) -> GatherSettings:
+    """Return the settings from what JSON made of them."""
+    found = record["value_range"]
+    given = {**record, "value_range": tuple(found) if isinstance(found, list) else found}
+    return GatherSettings(**given)  # type: ignore[arg-type]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--image", type=Path, required=True, help="scan of the section")
+    parser.add_argument("--annotation", type=Path, required=True, help="artefacts: GeoJSON or mask image")
+    entries = ", ".join(field.name for field in fields(GatherSettings))
+    parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
+    parser.add_argument("--source", help="content hash of the scan (default: the scan is read and hashed)")
+    parser.add_argument("--out", type=Path, required=True, help="patch store, NAME.zarr")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    settings = settings_from(json.loads(args.settings))
+    print(gather_patches(args.image, args.annotation, settings, args.out, args.source))
