@@ -1,8 +1,8 @@
 """Which sampler is good enough, at what cost: the same trials, the same weights, every sampler.
 
-    python benchmarks/study_samplers.py --phantoms 200 --out study/phantoms
-    python benchmarks/study_samplers.py SCAN --box 700 0 1000 1000 --trials 60 --out study/strip
-    python benchmarks/study_samplers.py --out study/strip --report
+    python benchmarks/study_samplers.py --phantoms 200 --out results/study/phantoms
+    python benchmarks/study_samplers.py SCAN --box 700 0 1000 1000 --trials 60 --out results/study/strip
+    python benchmarks/study_samplers.py --out results/study/strip --report
 
 A trial is an intact patch, one window of the model by default, and a mask in the shape of an artefact over 5 to 50 % of
 it. Every sampler fills it. Fills are kept as they come, so that an interrupted study goes on where it stopped, and a

@@ -31,7 +31,6 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend import __version__
@@ -44,6 +43,7 @@ from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
 from cytomend.overlap import overlapped
+from cytomend.progress import Progress
 from cytomend.regions.groups import grouped, turns
 from cytomend.regions.plan import Plan
 from cytomend.stages.group_mender import GroupMender
@@ -192,12 +192,12 @@ def _mend_regions(
     total = sum(windows_of.values()) * facts.samples * sampler.calls
     with (
         open_image(image_path) as image,
-        tqdm(total=total, unit="window", unit_scale=True, desc=facts.section, disable=None) as bar,
+        Progress(f"section {facts.section}", total, "window call") as progress,
     ):
 
         def ask_and_tell(x: Tensor, time: Tensor) -> Tensor:
             answer = ask(x, time)
-            bar.update(len(x))
+            progress.update(len(x))
             return answer
 
         hands = GroupMender(image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, done)

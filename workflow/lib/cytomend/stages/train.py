@@ -81,6 +81,8 @@ def train(
         If the file or a source of it cannot be used, or ``out`` holds a training with other settings.
     """
     training_file = read_training_file(config)
+    if held_out := sorted(name for name, section in training_file.sections.items() if section.side == "validation"):
+        log.info("%d of %d sections held out: %s", len(held_out), len(training_file.sections), ", ".join(held_out[:20]))
     with joined(device) as processes, locked(out / "model.safetensors") if processes.leads else nullcontext():
         if stores is None:
             gather_all(training_file, out / "patches", leads=processes.leads)
@@ -212,13 +214,15 @@ class Course:
         if training.steps_done == steps:
             return
         log.info(
-            "%d weights; %d pieces of tissue to learn from, %d held out; %d process(es), %d part(s) a step, %s",
+            "%d weights; %d pieces of tissue to learn from, %d held out; %d process(es), %d part(s) a step, %s;"
+            " a line every %d steps",
             sum(p.numel() for p in training.network.parameters()),
             len(self.data.sources),
             len(self.data.validation),
             self.processes.count,
             self.parts,
             self.processes.device,
+            self.settings["report_every"],
         )
         held_out = list(feed(self.held_out, self._held_out_keys, self.workers, pin=False))
         batches = feed(self.patches, self._keys, self.workers, pin=self.processes.device.type == "cuda")
@@ -260,14 +264,16 @@ class Course:
         before = self.rows[-1]["seconds"] if self.rows else 0.0
         row = {"step": done, "seconds": round(before + seconds, 1)}
         self.rows.append({**row, "train_loss": train_loss, "validation_loss": validation_loss})
+        a_step = seconds / (done - int(self.rows[-2]["step"] if len(self.rows) > 1 else 0))
         log.info(
-            "step %d of %d: loss %.5f, held out %.5f%s, %.3f s a step",
+            "step %d of %d: loss %.5f, held out %.5f%s, %.3f s a step, about %.0f min left",
             done,
             self.settings["steps"],
             train_loss,
             validation_loss,
             " (lowest so far)" if better else "",
-            seconds / (done - int(self.rows[-2]["step"] if len(self.rows) > 1 else 0)),
+            a_step,
+            a_step * (self.settings["steps"] - done) / 60,
         )
         if self.processes.leads:
             if better:
