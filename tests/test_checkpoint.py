@@ -90,7 +90,7 @@ def test_a_file_without_our_record_is_refused(tmp_path, record):
     metadata = {"other": "tool"} if record is None else {"cytomend": record}
     save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors", metadata)
     with pytest.raises(
-        InputError, match=r"foreign\.safetensors: a safetensors file without a cytomend settings record"
+        InputError, match=r"foreign\.safetensors: a safetensors file without a settings record that can be used"
     ):
         load_model(tmp_path / "foreign.safetensors")
 

@@ -900,3 +900,16 @@ def level_of(section, mended):
     expected = section.pixels.copy()
     expected[grown] = channels_last(mended)[grown]
     return expected
+
+
+def test_resample_is_the_samplers_own_unless_it_is_given():
+    assert mend_settings(sampler="langevin", steps=20, resample=None).choose().calls == 100
+    assert mend_settings(sampler="langevin", steps=20, resample=10).choose().calls == 200
+    assert mend_settings(sampler="repaint", steps=256, jump=10, resample=None).choose().calls == 2506
+
+
+def test_a_model_replaced_while_it_is_used_is_noticed(make_section, tiny_model, tmp_path, monkeypatch):
+    hashes = iter(["first", "second"])
+    monkeypatch.setattr("cytomend.stages.mend_shard.checkpoint_hash", lambda _: next(hashes))
+    with pytest.raises(InputError, match=r"was replaced while section 's1' was mended with it"):
+        mend_by_stages(make_section(PLACES["within"]), tiny_model(), tmp_path)

@@ -67,8 +67,8 @@ rule train_model:
         templates=templates("model_card.md.j2"),
     shell:
         "python -m torch.distributed.run --standalone --nproc-per-node {resources.gpu} -m cytomend train"
-        " {input.settings:q} --patches results/training/{wildcards.model}/patches --set-aside"
-        " --out results/training/{wildcards.model} &> {log:q}"
+        " {input.settings:q} --patches results/training/{wildcards.model:q}/patches --set-aside"
+        " --out results/training/{wildcards.model:q} &> {log:q}"
 
 
 rule train:

@@ -67,8 +67,8 @@ class ModelSettings:
     def from_json(cls, text: str) -> ModelSettings:
         """Read the record back; raises AttributeError, KeyError, TypeError or ValueError on anything else."""
         record = json.loads(text)
-        if record.pop("format") != FORMAT:
-            raise ValueError("unknown format")
+        if (found := record.pop("format")) != FORMAT:
+            raise ValueError(f"format {found}, expected {FORMAT}; trained by another release of cytomend")
         return cls(unet=UNetSettings.from_record(record.pop("unet")), **record)
 
 
@@ -93,7 +93,7 @@ def load_settings(path: Path) -> ModelSettings:
         return ModelSettings.from_json(metadata["cytomend"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: a safetensors file without a cytomend settings record ({error!r});"
+            f"{path}: a safetensors file without a settings record that can be used ({error!r});"
             " expected one written by `cytomend train`"
         ) from error
 

@@ -69,7 +69,7 @@ class MendSettings:
     sampler: str
     steps: int
     jump: int
-    resample: int
+    resample: int | None
     seed: int
     eta: float = 0.0
     precision: Precision = "bfloat16"
@@ -88,9 +88,9 @@ class MendSettings:
             raise InputError(f"steps is {self.steps}, expected 1 to {TIMES}")
         default = SAMPLERS[self.sampler]
         if default.resamples:
-            return replace(default, steps=self.steps, jump=self.jump, resample=self.resample)
+            return replace(default, steps=self.steps, jump=self.jump, resample=self.resample or default.resample)
         if default.name == "langevin":
-            return replace(default, steps=self.steps, resample=self.resample)
+            return replace(default, steps=self.steps, resample=self.resample or default.resample)
         return replace(default, steps=self.steps, eta=self.eta)
 
 
@@ -158,6 +158,12 @@ def mend_shard(
         )
         if missing:
             _mend_regions(missing, image_path, plan, model, settings, machine, done)
+        if checkpoint_hash(model) != provenance["checkpoint_sha256"]:
+            shutil.rmtree(done)
+            raise InputError(
+                f"{model}: was replaced while section {plan.facts.section!r} was mended with it; copy the weights of a"
+                " training that goes on to a folder of their own, and run again"
+            )
         _gather(plan, list(costs), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
         facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
         manifest = publish(work / "store", out, facts)
