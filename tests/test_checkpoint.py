@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from cytomend.diffusion.checkpoint import load_model, save_model, save_tensors
 from cytomend.diffusion.record import ModelSettings, checkpoint_hash, load_settings
-from cytomend.errors import InputError
+from cytomend.errors import InputError, ResourceError
 
 
 def contents(path):
@@ -133,7 +133,7 @@ def test_a_save_that_fails_leaves_the_old_file(tiny_model, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cytomend.diffusion.checkpoint.save_file", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ResourceError, match="the disk is full"):
         save_tensors(path, {"weight": torch.zeros(3)}, {})
     assert path.read_bytes() == tiny_model().read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import weakref
 
 import numpy as np
@@ -19,11 +20,13 @@ from scipy.ndimage import distance_transform_edt
 from cytomend.cli import main
 from cytomend.diffusion.record import load_settings
 from cytomend.errors import InputError
+from cytomend.fingerprint import _reached
 from cytomend.phantom import render_tissue
 from cytomend.regions.intact import PASSES, intact_squares
 from cytomend.regions.tissue import tissue_share
+from cytomend.stages import gather_patches as gathering
 from cytomend.stages import train as train_stage
-from cytomend.stages.gather_patches import gather_patches, settings_from
+from cytomend.stages.gather_patches import gather_patches, is_gathered, settings_from
 from cytomend.storage import patches as storage
 from cytomend.storage.patches import Patch, PatchStore, write_patches
 from cytomend.storage.publish import damaged_files, manifest_of, read_manifest
@@ -240,6 +243,42 @@ def test_a_section_without_intact_tissue_gives_an_empty_store_and_a_warning(scan
     assert "0 of 30 patches of 256 px" in caplog.text
 
 
+def test_nothing_but_a_patch_store_is_replaced(scan, tmp_path):
+    image = tmp_path / "scans" / "scan.tif"
+    image.parent.mkdir()
+    image.write_bytes(scan[0].read_bytes())
+    for out in (image, image.parent, image / "within.zarr", scan[1]):
+        with pytest.raises(InputError, match="would overwrite"):
+            gather_patches(image, scan[1], settings_from(SETTINGS), out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="expected nothing or a patch store"):
+        gather_patches(image, scan[1], settings_from(SETTINGS), tmp_path / "other")
+    assert (tmp_path / "other" / "letter.txt").exists()
+    assert image.exists()
+
+
+def test_a_touched_scan_is_not_gathered_again_and_a_changed_one_is(scan, tmp_path):
+    image, out = tmp_path / "scan.tif", tmp_path / "s1.zarr"
+    image.write_bytes(scan[0].read_bytes())
+    what = (image, scan[1], settings_from(SETTINGS), out)
+    gather_patches(*what)
+    (out / "mark").touch()
+    os.utime(image, ns=(0, 0))
+    assert not is_gathered(*what)
+    gather_patches(*what)
+    assert is_gathered(*what)
+    assert (out / "mark").exists()
+    image.write_bytes(image.read_bytes() + b"more")
+    gather_patches(*what)
+    assert not (out / "mark").exists()
+
+
+def test_planning_does_not_depend_on_gathering_nor_gathering_on_planning():
+    assert "cytomend.stages.plan_section" not in _reached("cytomend.stages.gather_patches")
+    assert "cytomend.stages.gather_patches" not in _reached("cytomend.stages.plan_section")
+
+
 # Training from a sheet
 
 
@@ -320,6 +359,30 @@ def test_training_never_sees_what_is_held_out(sheet, tmp_path):
     assert sum(store.weight for store in data.sources) == pytest.approx(1)
 
 
+def test_stores_are_known_by_content_and_a_lost_file_is_missed(sheet, tmp_path, monkeypatch):
+    training = read_training_file(sheet())
+    sections = training.sections.values()
+    calls = {
+        name: [
+            (s.image, s.annotation, settings_from(s.gather), tmp_path / name / f"{s.section}.zarr") for s in sections
+        ]
+        for name in ("one", "two")
+    }
+    for name, version in (("one", "1.0"), ("two", "2.0")):
+        monkeypatch.setattr(gathering, "__version__", version)
+        for call in calls[name]:
+            gather_patches(*call)
+    assert read_data(training, tmp_path / "one").identity == read_data(training, tmp_path / "two").identity
+    call = calls["two"][0]
+    assert is_gathered(*call)
+    next(path for path in (call[3] / "pixels" / "c").rglob("*") if path.is_file()).unlink()
+    assert not is_gathered(*call)
+    with pytest.raises(InputError, match=r"1 of its files are lost, such as pixels/c/.*; delete the store and gather"):
+        read_data(training, tmp_path / "two")
+    gather_patches(*call)
+    assert is_gathered(*call)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -331,7 +394,10 @@ def test_training_never_sees_what_is_held_out(sheet, tmp_path):
         ({"first": {"pixel_size_um": "2"}}, "row 2: pixel_size_um is 2, the model was trained at 1"),
         ({"first": {"image": "nowhere.tif"}}, "row 2: image nowhere.tif: no such file"),
         ({"first": {"section": "right"}}, "section 'right' stands in row 2 already"),
-        ({"network": {"channels": 3, "widths": [8, 16]}}, "has 1 channels, expected 3 (network.channels"),
+        (
+            {"network": {"channels": 3, "widths": [8, 16], "attention": [1]}},
+            "has 1 channels, expected 3 (network.channels",
+        ),
     ],
 )
 def test_a_sheet_that_cannot_be_used_is_refused(sheet, tmp_path, capsys, changes, words):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,22 @@ import pytest
 import torch
 import yaml
 from conftest import random_network, write_tiff
+from safetensors import SafetensorError
 
 from cytomend.cli import main
+from cytomend.diffusion import checkpoint
 from cytomend.diffusion.checkpoint import load_model, save_model
 from cytomend.diffusion.patches import Patches, Tile
 from cytomend.diffusion.processes import Processes
 from cytomend.diffusion.record import ModelSettings, UNetSettings, checkpoint_hash, load_settings
 from cytomend.diffusion.training import Training, TrainingSettings
 from cytomend.errors import InputError
+from cytomend.regions.value_range import value_range
+from cytomend.report.model_card import code, plain
 from cytomend.stages import train as stage
+from cytomend.storage.images import open_image
+from cytomend.training_data import read_data
+from cytomend.training_file import read_training_file
 
 TISSUE = np.tanh(np.random.default_rng(0).standard_normal((1, 96, 96))).astype(np.float32)
 UNET = UNetSettings(widths=(8, 16), attention=(1,), heads=2)
@@ -266,10 +274,12 @@ def test_the_weights_with_the_lowest_validation_loss_are_kept(training_file, tmp
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_spoils_nothing(training_file, tmp_path, monkeypatch, capsys):
-    told = iter([0.5, float("nan")])
-    monkeypatch.setattr(Training, "validation_loss", lambda *_: next(told))
+    losses = iter([0.5, float("nan")])
+    monkeypatch.setattr(Training, "validation_loss", lambda *_: next(losses))
     assert train(training_file(), tmp_path / "model") == 2
-    assert "no longer finite at step 4 of 6" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no longer finite at step 4 of 6" in told
+    assert "kept so far are in" in told
     assert load_settings(tmp_path / "model" / "model.safetensors").training["loss"]["step"] == 2
 
 
@@ -305,17 +315,34 @@ def test_a_changed_training_is_refused_or_sets_the_earlier_one_aside(training_fi
     assert curve(tmp_path / "model")["step"].tolist() == [2]
     aside = list((tmp_path / "model").glob("training.*.safetensors"))
     assert [checkpoint_hash(path) for path in aside] == [earlier]
+    stamp = aside[0].name.split(".")[1]
+    for name in (f"model.{stamp}.safetensors", f"MODEL_CARD.{stamp}.md", f"loss.{stamp}.tsv"):
+        assert (tmp_path / "model" / name).exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"network": {"widths": [8, 16]}}, "network.attention names resolution 2, expected 0 to 1"),
+        ({"seed": 2**63}, "seed: 9223372036854775808 is greater than the maximum"),
+        (
+            {"sources": [{"phantom": {"count": 1, "size_px": 48, "seed": 1}}], "window_px": 64},
+            "sources.0.phantom.size_px is 48, expected at least window_px, 64",
+        ),
+        ({"start_from": "a{b}"}, "start_from is a{b}: braces mean wildcards"),
+        ({"sources": [{"image": "a{b}.tif"}]}, "sources.0.image is a{b}.tif: braces mean wildcards"),
+        ({"sources": [{"image": "a.tif", "annotation": "{}"}]}, "sources.0.annotation is {}: braces mean wildcards"),
+        (
+            {"sources": [{"image": "a.tif", "value_range": [9, 9]}]},
+            "sources.0.value_range is [9, 9], expected [low, hi",
+        ),
+        ({"sources": [{"image": "a.tif", "box": [9, 0, 9, 4]}]}, "sources.0.box is [9, 0, 9, 4], which is empty"),
         ({"window_px": 48, "network": {"widths": [8] * 5}}, "window_px is 48, expected a multiple of 32"),
         ({"network": {"widths": [8, 16], "attention": [1], "heads": 3}}, "heads"),
         ({"step": 4}, "'step' was unexpected"),
         ({"learning_rate": float("nan")}, "learning_rate: nan"),
         ({"sources": [{"image": "nowhere.tif"}]}, "nowhere.tif"),
-        ({"network": {"channels": 3, "widths": [8, 16]}}, "has 1 channels, expected 3"),
+        ({"network": {"channels": 3, "widths": [8, 16], "attention": [1]}}, "has 1 channels, expected 3"),
         ({"sources": []}, "sources: []"),
         ({"validation": []}, "validation is empty; expected tissue that is not learned from"),
         ({"accumulate": 3}, "batch is 4, expected a multiple of 3: 1 process(es), each in 3 part(s)"),
@@ -345,6 +372,113 @@ def test_the_same_tissue_is_not_learned_and_held_out_even_by_another_name(
     held_out = {"image": str(tmp_path / "copy.tif"), "box": [rows[0], 0, rows[1], 90]}
     assert train(training_file(validation=[held_out], steps=1), tmp_path / "model") == status
     assert ("both show the same tissue" in capsys.readouterr().err) == (status == 2)
+
+
+def direct(training_file, tmp_path, pixels, **source):
+    """Return what is read of a scan of these pixels."""
+    scan = write_tiff(tmp_path / "direct.tif", pixels)
+    path = training_file(sources=[{"image": str(scan), **source}])
+    return read_data(read_training_file(Path(path)), tmp_path)
+
+
+NOISE = np.random.default_rng(5).random((128, 128))
+
+
+def test_a_box_beside_the_scan_is_refused(training_file, tmp_path):
+    with pytest.raises(InputError, match=r"direct\.tif: box is \[0, 200, 50, 300\], expected a part .* 128 x 128 px"):
+        direct(training_file, tmp_path, (NOISE * 255).astype(np.uint8), box=[0, 200, 50, 300])
+
+
+def test_16_bit_is_scaled_and_told_as_in_mending(training_file, tmp_path):
+    pixels = (NOISE * 1000 + 2000).astype(np.uint16)
+    data = direct(training_file, tmp_path, pixels)
+    with open_image(tmp_path / "direct.tif") as image:
+        expected = value_range(image, None)
+    assert 1900 < expected[0] < 2000 < 3000 < expected[1] < 3100
+    assert data.record["sources"][0]["value_range"] == list(expected)
+    assert data.sources[0].image.min() < -0.8 < 0.8 < data.sources[0].image.max()
+
+
+def test_damage_grows_and_glass_is_left_out_in_scans_named_directly(training_file, tmp_path):
+    damage = np.zeros((128, 128), np.uint8)
+    damage[60:64, 60:64] = 255
+    mask = write_tiff(tmp_path / "mask.tif", damage)
+    pixels = (NOISE * 255).astype(np.uint8)
+    (tile,) = direct(training_file, tmp_path, pixels, annotation=str(mask)).sources
+    assert not tile.intact[57, 60]
+    assert tile.intact[56, 60]
+    with pytest.raises(InputError, match="on tissue"):
+        direct(training_file, tmp_path, np.where(np.arange(128) < 64, 240, pixels).astype(np.uint8))
+
+
+def test_what_is_learned_is_known_by_content_not_by_names_and_licences(training_file, tmp_path):
+    def read(scan, **source):
+        path = training_file(sources=[{"image": str(scan), "box": [0, 0, 80, 90], **source}])
+        return read_data(read_training_file(Path(path)), tmp_path).identity
+
+    renamed = tmp_path / "renamed.tif"
+    renamed.write_bytes(training_file.scan.read_bytes())
+    assert read(training_file.scan) == read(renamed, licence="other")
+    assert read(renamed) != read(renamed, value_range=[0, 200])
+
+
+def test_a_finished_model_is_not_trained_over(training_file, tmp_path, capsys, other_model):
+    model = tmp_path / "model" / "model.safetensors"
+    model.parent.mkdir()
+    model.write_bytes(other_model.read_bytes())
+    (model.parent / "MODEL_CARD.md").write_text("card")
+    (model.parent / ".training.safetensors.99").write_text("left by a killed writer")
+    path = training_file(steps=1)
+    assert train(path, model.parent) == 2
+    assert "found a finished model, which would be overwritten; give another --out" in capsys.readouterr().err
+    assert checkpoint_hash(model) == checkpoint_hash(other_model)
+    assert train(training_file(start_from=str(model)), model.parent) == 2
+    assert "lies in --out and would be overwritten" in capsys.readouterr().err
+    assert train(path, model.parent, "--set-aside") == 0
+    (aside,) = model.parent.glob("model.*.safetensors")
+    assert checkpoint_hash(aside) == checkpoint_hash(other_model)
+    stamp = aside.name.split(".")[1]
+    assert (model.parent / f"MODEL_CARD.{stamp}.md").read_text() == "card"
+    assert not list(model.parent.glob(".*"))
+
+
+def test_a_damaged_state_is_told(undisturbed, training_file, tmp_path, capsys):
+    state = tmp_path / "training.safetensors"
+    state.write_bytes((undisturbed / "training.safetensors").read_bytes()[:-100])
+    assert train(training_file(), tmp_path) == 2
+    assert "expected the state of a training, found a damaged file" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told(training_file, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    assert train(training_file(), tmp_path / "model") == 1
+    assert "training.safetensors: the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--device", "nonsense"], "--device nonsense: cannot be used here"),
+        (["--workers", "-1"], "--workers -1: expect"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(training_file, tmp_path, capsys, options, words):
+    assert train(training_file(), tmp_path / "model", *options) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_no_weights_are_promised_where_none_were_kept(training_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Training, "validation_loss", lambda *_: float("nan"))
+    assert train(training_file(), tmp_path / "model") == 2
+    assert "kept so far" not in capsys.readouterr().err
+
+
+def test_words_of_the_user_mean_nothing_in_a_model_card():
+    assert plain("a\n# b <i>*c*</i> [d](e) INM-1") == r"a # b \<i\>\*c\*\</i\> \[d\](e) INM-1"
+    assert code("a`b`\nc") == "`a'b' c`"
 
 
 # Several processes

@@ -103,6 +103,7 @@ def read_training_file(path: Path) -> TrainingFile:
     settings = read_yaml(path, "train")
     unet = UNetSettings.from_record(settings["network"])
     _check_network(path, unet, settings["window_px"])
+    _check_sources(path, settings)
     sections: dict[str, TrainingSection] = {}
     for number, source in enumerate(settings["sources"]):
         if "sheet" in source:
@@ -185,11 +186,46 @@ def _box(source: Record) -> Box:
 def _check_network(path: Path, unet: UNetSettings, window_px: int) -> None:
     if window_px % unet.divisor_px:
         raise InputError(f"{path}: window_px is {window_px}, expected a multiple of {unet.divisor_px} for this network")
+    if beyond := [depth for depth in unet.attention if not 0 <= depth < len(unet.widths)]:
+        raise InputError(
+            f"{path}: network.attention names resolution {beyond[0]}, expected 0 to {len(unet.widths) - 1}: the network"
+            f" has {len(unet.widths)} (widths); give network.attention"
+        )
     attending = {unet.widths[-1], *(width for depth, width in enumerate(unet.widths) if depth in unet.attention)}
     if odd := [width for width in sorted(attending) if width % unet.heads]:
         raise InputError(
             f"{path}: network.heads is {unet.heads}, expected a divisor of every width with attention, found {odd[0]}"
         )
+
+
+def _check_sources(path: Path, settings: Record) -> None:
+    """Refuse entries of which the schema cannot know that they cannot be used."""
+    _check_name(path, "the training file", str(path))
+    _check_name(path, "start_from", settings.get("start_from", ""))
+    for side in SIDES:
+        for number, source in enumerate(settings[side]):
+            where = f"{side}.{number}"
+            for key in sorted(FILES & source.keys()):
+                _check_name(path, f"{where}.{key}", source[key])
+            if "value_range" in source and not source["value_range"][0] < source["value_range"][1]:
+                raise InputError(
+                    f"{path}: {where}.value_range is {source['value_range']}, expected [low, high], low first"
+                )
+            if "box" in source and Box(*source["box"]).is_empty:
+                raise InputError(
+                    f"{path}: {where}.box is {source['box']}, which is empty; expected y0, x0, y1, x1 with y0 below y1"
+                    " and x0 below x1"
+                )
+            if "phantom" in source and source["phantom"]["size_px"] < settings["window_px"]:
+                raise InputError(
+                    f"{path}: {where}.phantom.size_px is {source['phantom']['size_px']}, expected at least window_px,"
+                    f" {settings['window_px']}: windows are cut from the pieces"
+                )
+
+
+def _check_name(path: Path, what: str, name: str) -> None:
+    if set(name) & set("{}"):
+        raise InputError(f"{path}: {what} is {name}: braces mean wildcards to Snakemake; rename the file")
 
 
 def _with_defaults(source: Record) -> Record:

@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cytomend.diffusion.precondition import Denoiser
 from cytomend.diffusion.record import ModelSettings, load_settings
 from cytomend.diffusion.unet import UNet
-from cytomend.errors import InputError
+from cytomend.errors import InputError, ResourceError
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file beside its place and rename it there."""
+    """Write a safetensors file beside its place and rename it there.
+
+    Raises
+    ------
+    ResourceError
+        If the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, beside, metadata)
+        with _told_if_disk_is_full(path):
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, beside, metadata)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut may leave the name without the content
         beside.chmod(0o644)  # safetensors keeps its files from others; a model is to be shared
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_if_disk_is_full(path: Path) -> Iterator[None]:
+    """Turn a full disk into a sentence; safetensors tells the number of the system's error in words alone."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        told = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else told and int(told[1])
+        if number in {errno.ENOSPC, errno.EDQUOT}:
+            raise ResourceError(
+                f"{path}: the disk is full; free some space and run again, training goes on from what was saved last"
+            ) from error
+        raise
 
 
 def save_model(path: Path, weights: dict[str, Tensor], settings: ModelSettings) -> None:

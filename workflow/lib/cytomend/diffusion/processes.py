@@ -47,13 +47,15 @@ def joined(device: str) -> Iterator[Processes]:
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
     )
-    place = torch.device(device)
-    if place.type == "cuda":
-        if here > (found := torch.cuda.device_count()):
-            raise InputError(f"{here} processes on this machine, but {found} GPUs; start one a GPU (--nproc-per-node)")
-        place = torch.device("cuda", local) if count > 1 or place.index is None else place
-        torch.cuda.set_device(place)
     try:
+        place = torch.device(device)
+        if place.type == "cuda":
+            if here > (found := torch.cuda.device_count()):
+                raise InputError(
+                    f"{here} processes on this machine, but {found} GPUs; start one a GPU (--nproc-per-node)"
+                )
+            place = torch.device("cuda", local) if count > 1 or place.index is None else place
+            torch.cuda.set_device(place)
         torch.empty(1, device=place).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {device}: cannot be used here ({str(error).splitlines()[0]}); try cpu") from error

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -196,8 +196,14 @@ class Training:
         )
 
     def differs(self, path: Path) -> str:
-        """Return in words how the settings of a saved state differ from these; nothing if they do not."""
-        with safe_open(path, framework="pt") as file:
+        """Return in words how the settings of a saved state differ from these; nothing if they do not.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        with _told_if_damaged(path), safe_open(path, framework="pt") as file:
             saved = json.loads(file.metadata()["settings"])
         mine = json.loads(self._record())
         return "; ".join(
@@ -212,14 +218,14 @@ class Training:
         Raises
         ------
         InputError
-            If the state was saved by a training with other settings.
+            If the state was saved by a training with other settings, or is damaged.
         """
         if difference := self.differs(path):
             raise InputError(
                 f"{path}: saved by a training with other settings: {difference}; set them back, give another --out, or"
-                " delete the file to start anew"
+                " set that training aside (--set-aside)"
             )
-        with safe_open(path, framework="pt", device=str(self.device)) as file:
+        with _told_if_damaged(path), safe_open(path, framework="pt", device=str(self.device)) as file:
             metadata = file.metadata()
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         self.steps_done = int(metadata["steps_done"])
@@ -236,6 +242,17 @@ class Training:
     def _record(self) -> str:
         unet: UNetSettings = self.network.settings  # type: ignore[assignment]
         return json.dumps({**asdict(self.settings), "unet": asdict(unet)}, sort_keys=True)
+
+
+@contextmanager
+def _told_if_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the state of a training, found a damaged file ({error}); delete it, and move away the"
+            " model beside it, to train anew"
+        ) from error
 
 
 def _laid_out_as(p: Tensor, moment: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ SQUARE_PX = 32
 BLANK_CONTRAST = 0.03
 
 
-def tissue_share(pixels: NDArray[Any], value_range: ValueRange) -> float:
+def tissue_share(pixels: NDArray[Any], value_range: ValueRange, intact: NDArray[np.bool_] | None = None) -> float:
     """Return the share of squares that are not blank.
 
     Parameters
     ----------
     pixels : (C, h, w), at least 2 px a side; a rim that fills no square is left out
     value_range : the scanner's values that mean black and white
+    intact : (h, w); squares with other pixels do not count; all do by default
     """
     height, width = pixels.shape[1:]
     side = min(SQUARE_PX, height, width) // 2 * 2
@@ -34,4 +35,7 @@ def tissue_share(pixels: NDArray[Any], value_range: ValueRange) -> float:
     grey = pixels[:, : rows * side, : columns * side].mean(0, dtype=np.float32)
     halved = grey.reshape(rows * side // 2, 2, columns * side // 2, 2).mean((1, 3))
     squares = halved.reshape(rows, side // 2, columns, side // 2)
-    return float((squares.std((1, 3)) >= BLANK_CONTRAST * (value_range[1] - value_range[0])).mean())
+    shows = squares.std((1, 3)) >= BLANK_CONTRAST * (value_range[1] - value_range[0])
+    if intact is not None:
+        shows = shows[intact[: rows * side, : columns * side].reshape(rows, side, columns, side).all((1, 3))]
+    return float(shows.mean()) if shows.size else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def write_card(folder: Path, record: ModelSettings) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(plain=plain, code=code)
     weights = (folder / "model.safetensors").stat().st_size
     text = environment.get_template("model_card.md.j2").render(model=record, name=folder.name, megabytes=weights / 1e6)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+
+
+def plain(text: object) -> str:
+    """Return words as one line that Markdown and HTML show as they are."""
+    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", _one_line(text))
+
+
+def code(text: object) -> str:
+    """Return a name as code of one line, in which nothing has a meaning."""
+    return f"`{_one_line(text).replace('`', chr(39))}`"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -31,15 +31,17 @@ from cytomend.fingerprint import fingerprint
 from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
 from cytomend.regions.intact import intact_squares
 from cytomend.regions.tissue import tissue_share
-from cytomend.stages.plan_section import value_range
+from cytomend.regions.value_range import value_range
 from cytomend.storage.identity import image_identity, stamp
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
-from cytomend.storage.patches import Patch, write_patches
-from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest
+from cytomend.storage.patches import Patch, is_patch_store, write_patches
+from cytomend.storage.publish import amend_manifest, lost_files, manifest_of, one_writer, publish, read_manifest
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
+
+CODE = "cytomend.stages.gather_patches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,52 +76,83 @@ def gather_patches(
     Raises
     ------
     InputError
-        If image, annotation and settings do not fit each other, or the scan is a mended one.
+        If image, annotation and settings do not fit each other, the scan is a mended one, or what stands at ``out`` is
+        no patch store.
     """
-    made_from = _made_from(image_path, annotation, settings)
+    _check_place(image_path, annotation, out)
+    seen = _seen(image_path, annotation, settings)
     if is_gathered(image_path, annotation, settings, out):
         return manifest_of(out)
-    with open_image(image_path) as image, one_writer(out) as work:
+    with open_image(image_path) as image:
         _check_fit(image, settings)
-        classes = settings.include_classes or None
-        mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
-        for warning in mask.warnings:
-            log.warning("section %s: %s", settings.section, warning)
-        low_high = settings.value_range or value_range(image, mask)
-        facts = {
-            **asdict(settings),
-            "image": image_path.name,
-            "blake2b": content or image_identity(image_path),
-            "annotation_blake2b": image_identity(annotation),
-            "value_range": list(low_high),
-            "cytomend": __version__,
-        }
-        most = settings.patches_per_section
-        count = write_patches(
-            work,
-            islice(_patches(image, mask, settings, low_high), most),
-            (most, image.channels, settings.patch_px, settings.patch_px),
-            str(image.dtype),
-            facts,
-        )
-        told = log.info if count == most else log.warning
-        told(
-            "section %s: %d of %d patches of %d px found intact and on tissue",
-            settings.section,
-            count,
-            most,
-            settings.patch_px,
-        )
-        return publish(work, out, {"section": settings.section, "patches": count, "made_from": made_from})
+        contents = [content or image_identity(image_path), image_identity(annotation)]
+        made_from = _hash(asdict(settings), *contents, fingerprint(CODE))
+        if _says(out, "made_from", made_from):  # touched or copied, but the same
+            return amend_manifest(manifest_of(out), {"seen": seen})
+        with one_writer(out) as work:
+            classes = settings.include_classes or None
+            mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
+            for warning in mask.warnings:
+                log.warning("section %s: %s", settings.section, warning)
+            low_high = settings.value_range or value_range(image, mask)
+            facts = {
+                **asdict(settings),
+                "image": image_path.name,
+                "blake2b": contents[0],
+                "annotation_blake2b": contents[1],
+                "value_range": list(low_high),
+                "cytomend": __version__,
+            }
+            most = settings.patches_per_section
+            count = write_patches(
+                work,
+                islice(_patches(image, mask, settings, low_high), most),
+                (most, image.channels, settings.patch_px, settings.patch_px),
+                str(image.dtype),
+                facts,
+            )
+            told = log.info if count == most else log.warning
+            told(
+                "section %s: %d of %d patches of %d px found intact and on tissue",
+                settings.section,
+                count,
+                most,
+                settings.patch_px,
+            )
+            return publish(
+                work, out, {"section": settings.section, "patches": count, "made_from": made_from, "seen": seen}
+            )
 
 
 def is_gathered(image_path: Path, annotation: Path, settings: GatherSettings, out: Path) -> bool:
-    """Whether the store is there, made from just these."""
+    """Whether the store is there with all its files, made from just these by their size and time."""
+    return _says(out, "seen", _seen(image_path, annotation, settings))
+
+
+def _says(out: Path, key: str, value: str) -> bool:
+    """Whether the manifest of a store says this, and no file of the store is lost."""
     return (
-        out.exists()
+        out.is_dir()
         and manifest_of(out).exists()
-        and read_manifest(manifest_of(out)).get("made_from") == _made_from(image_path, annotation, settings)
+        and read_manifest(manifest_of(out)).get(key) == value
+        and not lost_files(out)
     )
+
+
+def _check_place(image_path: Path, annotation: Path, out: Path) -> None:
+    """Refuse to replace what is no patch store of ours."""
+    for given in (image_path.resolve(), annotation.resolve()):
+        for place in (out.resolve(), manifest_of(out).resolve()):
+            if given.is_relative_to(place) or place.is_relative_to(given):
+                raise InputError(f"{out}: would overwrite {given}, which is to be read; give another --out")
+    manifest = manifest_of(out)
+    known = manifest.exists() and "patches" in read_manifest(manifest)
+    empty = out.is_dir() and not any(out.iterdir())
+    if (out.exists() or manifest.exists()) and not (known or empty or is_patch_store(out)):
+        raise InputError(
+            f"{out if out.exists() else manifest}: expected nothing or a patch store that may be replaced, found"
+            " something else; give another --out, or move it away"
+        )
 
 
 def _patches(
@@ -142,9 +175,12 @@ def _check_fit(image: SectionImage, settings: GatherSettings) -> None:
         )
 
 
-def _made_from(image_path: Path, annotation: Path, settings: GatherSettings) -> str:
-    """Return the identity of all that the store is made from; files count by size and time."""
-    parts = [asdict(settings), stamp(image_path), stamp(annotation), fingerprint("cytomend.stages.gather_patches")]
+def _seen(image_path: Path, annotation: Path, settings: GatherSettings) -> str:
+    """Return the identity of all that the store is made from; files count by size and time, so none is read."""
+    return _hash(asdict(settings), stamp(image_path), stamp(annotation), fingerprint(CODE))
+
+
+def _hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -27,20 +27,17 @@ import numpy as np
 import zarr
 
 from cytomend.errors import InputError
-from cytomend.geometry import Box
 from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
 from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import Plan, SectionFacts, tables
+from cytomend.regions.value_range import value_range
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import one_writer, publish
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
-
-SAMPLED_BLOCKS = 64
-SAMPLED_PX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +125,6 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
             settings.samples,
         )
         return publish(work, out, {"section": settings.section, "regions": len(regions)})
-
-
-def value_range(image: SectionImage, mask: ArtefactMask) -> ValueRange:
-    """Return the values that mean black and white.
-
-    All of its range for 8 bit. For 16 bit, of which scanners use a part, the 0.1 and 99.9 percentile of intact blocks
-    spread over the section, widened by a twentieth.
-    """
-    if image.dtype == np.uint8:
-        return 0.0, 255.0
-    tiles = list(Box(0, 0, *image.shape).tiles(SAMPLED_PX))
-    chosen = [tiles[i] for i in np.linspace(0, len(tiles) - 1, min(SAMPLED_BLOCKS, len(tiles))).astype(int)]
-    values = np.concatenate([image.read(box)[:, ~mask.read(box)].reshape(-1) for box in chosen])
-    if not len(values):
-        return 0.0, float(np.iinfo(image.dtype).max)
-    low, high = (float(v) for v in np.percentile(values, [0.1, 99.9]))
-    margin = max((high - low) / 20, 1.0)
-    return max(low - margin, 0.0), high + margin
 
 
 def _lattice(settings: PlanSettings) -> Lattice:

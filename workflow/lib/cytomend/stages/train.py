@@ -41,14 +41,17 @@ from cytomend.places import model_file
 from cytomend.report.model_card import draw_losses, draw_samples, write_card
 from cytomend.settings import one_line
 from cytomend.stages.gather_patches import gather_patches, is_gathered, settings_from
-from cytomend.storage.publish import locked, write_whole
+from cytomend.storage.publish import locked, told_if_disk_is_full, write_whole
 from cytomend.training_data import TrainingData, read_data, store_of
 from cytomend.training_file import SIDES, TrainingFile, read_training_file
 
 log = logging.getLogger(__name__)
 
 STATE = "training.safetensors"
+MODEL = "model.safetensors"
 SAMPLES = "samples.png"
+SHOWN = (MODEL, "MODEL_CARD.md", "loss.tsv", "loss.png", SAMPLES)
+"""What is made of a state."""
 MOST_WORKERS = 16
 POLL_SECONDS = 0.5
 
@@ -73,24 +76,39 @@ def train(
     device : torch device
     stores : folder with the patch stores of all sections of sheets; by default they are gathered into ``out``
     workers : processes that draw patches ahead; by default one a core if a GPU trains, and none if the cores do
-    set_aside : rename a training with other settings that is found in ``out``, instead of refusing
+    set_aside : rename a training with other settings, or a model, that is found in ``out``, instead of refusing
 
     Raises
     ------
     InputError
-        If the file or a source of it cannot be used, or ``out`` holds a training with other settings.
+        If the file or a source of it cannot be used, or ``out`` holds a training with other settings or another model.
     """
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers {workers}: expected 0 or more")
     training_file = read_training_file(config)
+    _check_start(training_file, out)
     if held_out := sorted(name for name, section in training_file.sections.items() if section.side == "validation"):
         log.info("%d of %d sections held out: %s", len(held_out), len(training_file.sections), ", ".join(held_out[:20]))
-    with joined(device) as processes, locked(out / "model.safetensors") if processes.leads else nullcontext():
+    with joined(device) as processes, locked(out / MODEL) if processes.leads else nullcontext():
         if stores is None:
             gather_all(training_file, out / "patches", leads=processes.leads)
         data = read_data(training_file, stores or out / "patches")
         course = Course(training_file, data, processes, _workers(processes, workers), out)
-        course.begin(set_aside=set_aside)
-        course.run()
-    return out / "model.safetensors"
+        with told_if_disk_is_full(out):
+            course.begin(set_aside=set_aside)
+            course.run()
+    return out / MODEL
+
+
+def _check_start(training: TrainingFile, out: Path) -> None:
+    """Refuse to train over the model that training starts from."""
+    if "start_from" in training.settings:
+        path = model_file(training.settings["start_from"])
+        if out.resolve() in {path.parent.resolve(), path.resolve().parent}:
+            raise InputError(
+                f"{training.path}: start_from names {path}, which lies in --out and would be overwritten; give another"
+                " --out"
+            )
 
 
 def _workers(processes: Processes, asked: int | None) -> int:
@@ -189,16 +207,31 @@ class Course:
         return Patches(tissue, self.settings["window_px"], batch, TIMES, seed, *shares)
 
     def begin(self, *, set_aside: bool) -> None:
-        """Resume what an earlier training left, if it left something."""
+        """Resume what an earlier training left, if it left something.
+
+        Raises
+        ------
+        InputError
+            If that had other settings or is damaged, or there is a model without the state it was made of.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
-        state = self.out / STATE
-        if not state.exists():
+        if self.processes.leads:  # of a killed writer; the lock is ours
+            for name in (STATE, MODEL):
+                for left in self.out.glob(f".{name}.[0-9]*"):
+                    left.unlink(missing_ok=True)
+        state, model = self.out / STATE, self.out / MODEL
+        if not state.exists() and not model.exists():
             return
-        if set_aside and (difference := self.training.differs(state)):
-            log.warning("%s is set aside, for settings have changed: %s", state, difference)
+        if not state.exists() and not set_aside:
+            raise InputError(
+                f"{model}: expected no model or one with its {STATE}, found a finished model, which would be"
+                " overwritten; give another --out, or move the model away (--set-aside renames it)"
+            )
+        if set_aside and (difference := self.training.differs(state) if state.exists() else f"there is no {STATE}"):
+            log.warning("what is in %s is set aside, for it is of another training: %s", self.out, difference)
             self.processes.total(torch.zeros(1, device=self.processes.device))  # all have looked
             if self.processes.leads:
-                state.rename(state.with_name(f"training.{time.time_ns()}.safetensors"))
+                self._set_aside()
             return
         self.rows = self.training.resume(state)["rows"]
         log.info("resuming after step %d", self.training.steps_done)
@@ -207,6 +240,14 @@ class Course:
             self._keep()
             if not (self.out / SAMPLES).exists():
                 self._draw()
+
+    def _set_aside(self) -> None:
+        """Rename all that a training left, with one time stamp."""
+        now = time.time_ns()
+        for name in (STATE, *SHOWN):
+            path = self.out / name
+            if path.exists():
+                path.rename(path.with_name(f"{path.stem}.{now}{path.suffix}"))
 
     def run(self) -> None:
         """Take the steps that are left; report, save, and keep the best weights as they come."""
@@ -257,8 +298,8 @@ class Course:
         if not math.isfinite(train_loss + validation_loss):
             raise InputError(
                 f"{self.file.path}: the loss is no longer finite at step {done} of {self.settings['steps']}; lower"
-                " learning_rate, lengthen warmup_steps, or use precision: float32, and train anew; the weights kept"
-                f" so far are in {self.out}"
+                " learning_rate, lengthen warmup_steps, or use precision: float32, and train anew"
+                + (f"; the weights kept so far are in {self.out / MODEL}" if self.training.kept else "")
             )
         better = all(validation_loss < row["validation_loss"] for row in self.rows)
         before = self.rows[-1]["seconds"] if self.rows else 0.0
@@ -301,7 +342,7 @@ class Course:
             pixel_size_um=self.settings["pixel_size_um"],
             training={"settings": told, **self.data.record, **start, "seconds": best["seconds"], "loss": best},
         )
-        save_model(self.out / "model.safetensors", self.training.kept, record)
+        save_model(self.out / MODEL, self.training.kept, record)
         write_card(self.out, record)
 
     def _draw(self) -> None:
@@ -321,7 +362,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     parser.add_argument("--workers", type=int, help="processes that draw patches ahead (default: cores, for a GPU)")
     parser.add_argument(
-        "--set-aside", action="store_true", help="rename a training with other settings in OUT, instead of refusing"
+        "--set-aside", action="store_true", help="rename another training or model in OUT, instead of refusing"
     )
 
 

@@ -27,6 +27,8 @@ from cytomend.values import ValueRange, to_model
 
 SHARD_BYTES = 64 << 20
 CHUNK_PX = 256
+FACTS = {"patches", "patch_px", "value_range"}
+"""Attributes without which a group is no patch store."""
 
 
 class Patch(NamedTuple):
@@ -80,6 +82,11 @@ def write_patches(
     return len(corners)
 
 
+def is_patch_store(path: Path) -> bool:
+    """Whether a folder says that it is a patch store."""
+    return set(attributes_of(path)) >= FACTS
+
+
 class PatchStore:
     """A finished store, from which windows are read one by one; nothing of it is held.
 
@@ -98,7 +105,7 @@ class PatchStore:
         self.path = path
         self.weight = weight
         self.facts = attributes_of(path)
-        if not {"patches", "patch_px", "value_range"} <= set(self.facts):
+        if not set(self.facts) >= FACTS:
             raise InputError(
                 f"{path}: expected a patch store, found none that is whole; make it with `cytomend gather-patches`"
             )

@@ -90,21 +90,30 @@ def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
     facts : what the manifest says besides the checksums; builtins only
     """
     manifest = manifest_of(folder)
-    checksums = {str(path.relative_to(work)): _sha256(path) for path in sorted(_files(work))}
-    listing = "".join(f"{digest}\t{name}\n" for name, digest in checksums.items())
+    digests = {str(path.relative_to(work)): _sha256(path) for path in sorted(_files(work))}
+    listing = "".join(f"{digest}\t{name}\n" for name, digest in digests.items())
     (work / CHECKSUMS).write_text(listing, encoding="utf-8")
-    record = {"sha256": hashlib.sha256(listing.encode()).hexdigest(), "files": len(checksums), **facts}
+    record = {"sha256": hashlib.sha256(listing.encode()).hexdigest(), "files": len(digests), **facts}
     manifest.unlink(missing_ok=True)  # from here until the new one is written, the result counts as unfinished
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
     work.rename(folder)
-    write_whole(
-        manifest, lambda path: path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    )
+    _write_manifest(manifest, record)
     shutil.rmtree(replaced, ignore_errors=True)
     return manifest
+
+
+def amend_manifest(manifest: Path, facts: dict[str, Any]) -> Path:
+    """Let a manifest say something else of the same result, and return it."""
+    _write_manifest(manifest, {**read_manifest(manifest), **facts})
+    return manifest
+
+
+def _write_manifest(manifest: Path, record: dict[str, Any]) -> None:
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_manifest(manifest: Path) -> dict[str, Any]:
@@ -124,9 +133,32 @@ def read_manifest(manifest: Path) -> dict[str, Any]:
 
 def damaged_files(folder: Path) -> list[str]:
     """Return the files of a published folder that are missing or altered since it was written, by their checksums."""
-    lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
-    expected = (line.split("\t", 1) for line in lines)
-    return [name for digest, name in expected if not (folder / name).is_file() or _sha256(folder / name) != digest]
+    expected = checksums(folder).items()
+    return [name for name, digest in expected if not (folder / name).is_file() or _sha256(folder / name) != digest]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the checksum of every file of a published folder, by its relative path.
+
+    Raises
+    ------
+    InputError
+        If the list of them is missing or damaged.
+    """
+    place = folder / CHECKSUMS
+    try:
+        lines = place.read_text(encoding="utf-8").splitlines()
+        return {name: digest for digest, name in (line.split("\t", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: expected the checksums of a finished result ({error}); make it again") from error
+
+
+def lost_files(folder: Path) -> list[str]:
+    """Return the files of a published folder that are missing or empty; reads none of them."""
+    if not (folder / CHECKSUMS).is_file():
+        return [CHECKSUMS]
+    sizes = ((name, folder / name) for name in checksums(folder))
+    return [name for name, path in sizes if not path.is_file() or not path.stat().st_size]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -153,7 +185,7 @@ def told_if_disk_is_full(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(_existing(path)).free
             raise ResourceError(
                 f"{path}: the disk is full ({free / 1e6:.0f} MB free at"
-                f" {_existing(path)}); free some space and run again, finished regions are kept"
+                f" {_existing(path)}); free some space and run again, what is finished is kept"
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise ResourceError(
