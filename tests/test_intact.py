@@ -41,7 +41,7 @@ def place(piece):
 
 def pieces(scan, within=WHOLE, piece_px=64, window_px=24, most=99, seed=0, mask=True):
     _, _, image, annotation = scan
-    return list(intact_pieces(image, annotation if mask else None, within, piece_px, window_px, most, seed))
+    return list(intact_pieces(image, annotation if mask else None, within, piece_px, window_px, seed))[:most]
 
 
 def test_pieces_are_crops_of_the_scan_and_tell_what_is_intact(scan):

@@ -7,7 +7,6 @@ as in mending.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -191,7 +190,7 @@ def _scan_tiles(source: Record, settings: Record) -> _Tiles:
         )
     low, high = source.get("value_range") or value_range(image, mask)
     window_px = settings["window_px"]
-    pieces = intact_pieces(image, mask, within, PIECE_PX, window_px, sys.maxsize, settings["seed"])
+    pieces = intact_pieces(image, mask, within, PIECE_PX, window_px, settings["seed"])
     shown = (p for p in pieces if tissue_share(p.pixels, (low, high), p.intact) >= TISSUE_SHARE)
     tiles = [Tile(to_model(p.pixels, (low, high)), p.intact) for p in islice(shown, PIECES_PER_SCAN)]
     if not tiles:

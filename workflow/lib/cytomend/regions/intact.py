@@ -25,9 +25,9 @@ class Piece(NamedTuple):
 
 
 def intact_pieces(
-    image: SectionImage, mask: ArtefactMask | None, within: Box, piece_px: int, window_px: int, most: int, seed: int
+    image: SectionImage, mask: ArtefactMask | None, within: Box, piece_px: int, window_px: int, seed: int
 ) -> Iterator[Piece]:
-    """Yield pieces that hold at least one intact window, in the order of a seeded shuffle, ``most`` at the most.
+    """Yield pieces that hold at least one intact window, in the order of a seeded shuffle.
 
     Pieces of ``piece_px`` overlap by a window, so that no place of a small scan is lost between them.
     """
@@ -37,13 +37,11 @@ def intact_pieces(
         for y in range(within.y0, max(within.y1 - window_px, within.y0) + 1, step)
         for x in range(within.x0, max(within.x1 - window_px, within.x0) + 1, step)
     ]
-    found = 0
     for i in np.random.default_rng(seed).permutation(len(corners)):
         y, x = corners[i]
         box = Box(y, x, y + piece_px, x + piece_px).intersect(within)
         intact = ~mask.read(box) if mask is not None else np.ones(box.shape, dtype=bool)
-        if found < most and holds_window(intact, window_px):
-            found += 1
+        if holds_window(intact, window_px):
             yield Piece(image.read(box), intact)
 
 
