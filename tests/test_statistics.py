@@ -51,6 +51,35 @@ def test_without_cells_the_density_is_zero_and_their_size_is_not_defined():
     assert np.isnan(found["neighbour distance"])
 
 
+def test_pairs_are_counted_against_chance():
+    rng = np.random.default_rng(3)
+    sums = 0
+    for _ in range(150):
+        cells = rng.random((rng.poisson(45), 3)) * 128
+        sums = sums + measure(np.zeros((128, 128)), halves(128, 128), cells, pixel_size_um=1.0, dark=0)
+    found = named(ratios(sums))
+    assert found["close pairs"] == pytest.approx(1, abs=0.07)
+    assert found["nearby pairs"] == pytest.approx(1, abs=0.04)
+
+
+def test_a_lattice_has_no_close_pairs_and_its_own_nearby_ones():
+    y, x = np.mgrid[6:128:12, 6:128:12][:, :-1, :-1]
+    cells = np.column_stack([y.ravel(), x.ravel(), np.full(y.size, 80.0)])
+    middle = np.zeros((128, 128), bool)
+    middle[40:90, 40:90] = True
+    found = named(ratios(measure(np.zeros((128, 128)), middle, cells, pixel_size_um=1.0, dark=0)))
+    assert found["close pairs"] == 0
+    chance = (len(cells) - 1) * np.pi * 25**2 / 128**2
+    assert found["nearby pairs"] == pytest.approx(12 / chance)  # 4 at 12 µm, 4 at 17 µm, 4 at 24 µm
+    assert found["neighbour distance"] == 12
+
+
+def test_a_cell_alone_has_no_arrangement():
+    found = statistics(np.zeros((64, 64)), halves(), [(10, 10, 40.0)])
+    assert np.isnan(found["close pairs"])
+    assert np.isnan(found["nearby pairs"])
+
+
 def test_greys_are_those_inside():
     image = np.full((64, 64), 250.0)
     image[:32, :32], image[32:, :32] = 90, 110

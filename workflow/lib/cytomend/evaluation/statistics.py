@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from cytomend.evaluation.arrangement import neighbour_sums
+
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -28,6 +30,7 @@ GREYS = 256
 TAPER_UM = 6.0
 NEAR_UM = 2.0
 SIDE_UM = 4.0
+CLOSE_UM, NEARBY_UM = 10.0, 25.0
 
 
 class Ratio(NamedTuple):
@@ -43,6 +46,8 @@ STATISTICS = {
     "cell density": Ratio("cells", "area_mm2", "1/mm²"),
     "cell area": Ratio("cell_area_um2", "cells", "µm²"),
     "neighbour distance": Ratio("neighbour_um", "neighbours", "µm"),
+    "close pairs": Ratio("close_pairs", "close_pairs_expected", ""),
+    "nearby pairs": Ratio("nearby_pairs", "nearby_pairs_expected", ""),
     "grey mean": Ratio("grey", "pixels", "grey"),
     "grey std": Ratio("grey_deviation", "pixels", "grey", root=True),
     "dark share": Ratio("dark", "pixels", ""),
@@ -51,8 +56,10 @@ STATISTICS = {
     "border gradient": Ratio("border_gradient", "border_pixels", "grey", root=True),
     "border contrast": Ratio("border_contrast", "border_places", "grey", root=True),
 }
-"""By name. ``border step``: mean difference of neighbouring pixels across the outline. ``border gradient``: root mean
-square gradient just inside it. ``border contrast``: root mean square difference of the mean greys of its two sides."""
+"""By name. ``close pairs``: neighbours within `CLOSE_UM`, over those of chance: bodies keep apart, points strewn at
+random do not. ``nearby pairs``: the same within `NEARBY_UM`, for clumps. ``border step``: mean difference of
+neighbouring pixels across the outline. ``border gradient``: root mean square gradient just inside it. ``border
+contrast``: root mean square difference of the mean greys of its two sides."""
 
 CELL_STATISTICS = ("cell density", "cell area", "neighbour distance")
 
@@ -73,6 +80,7 @@ def measure(image: NDArray[np.generic], mask: Mask, cells: Float, *, pixel_size_
     grey = image.astype(np.float64)
     parts = (
         count_cells(cells, mask, pixel_size_um),
+        count_pairs(cells, mask, pixel_size_um),
         sum_greys(grey, mask, dark),
         sum_power(grey, mask, pixel_size_um),
         sum_border(grey, mask, pixel_size_um),
@@ -105,6 +113,17 @@ def count_cells(cells: Float, mask: Mask, pixel_size_um: float) -> dict[str, flo
         "cell_area_um2": float(cells[inside, 2].sum()),
         "neighbour_um": float(far.sum()),
         "neighbours": float(len(far)),
+    }
+
+
+def count_pairs(cells: Float, mask: Mask, pixel_size_um: float) -> dict[str, float]:
+    """Count the neighbours of the mask's cells, and those that chance would give them (see `arrangement`)."""
+    pairs, expected = neighbour_sums(cells, mask, pixel_size_um, np.array([CLOSE_UM, NEARBY_UM]))
+    return {
+        "close_pairs": float(pairs[0]),
+        "close_pairs_expected": float(expected[0]),
+        "nearby_pairs": float(pairs[1]),
+        "nearby_pairs_expected": float(expected[1]),
     }
 
 
