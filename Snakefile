@@ -10,15 +10,18 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/mend.smk"
 include: "workflow/rules/blend.smk"
+include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
 
 
 rule all:
-    """Every section corrected, with its page, and the page of the whole run."""
+    """Every section corrected and evaluated, with its page, and the page of the whole run."""
     default_target: True
     input:
         expand("results/{section}/corrected.ome.zarr", section=sorted(SECTIONS)),
         expand("results/{section}/corrected.manifest.json", section=sorted(SECTIONS)),
+        expand("results/{section}/evaluation", section=sorted(EVALUATED)),
         expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
         "results/brain/report/index.html",
+        "results/brain/evaluation",

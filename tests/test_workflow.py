@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -26,7 +27,22 @@ from cytomend.diffusion.unet import UNet
 from cytomend.phantom import render_tissue
 
 CHECKOUT = Path(__file__).parents[1]
-STAGES = ("plan_section", "mend_shard", "blend_section", "report_section")
+FOLLOWING = {
+    "plan_section": {
+        "plan_section",
+        "mend_shard",
+        "blend_section",
+        "mend_trials",
+        "evaluate_section",
+        "report_section",
+    },
+    "mend_shard": {"mend_shard", "blend_section", "mend_trials", "evaluate_section", "report_section"},
+    "blend_section": {"blend_section", "report_section"},
+    "mend_trials": {"mend_trials", "evaluate_section", "report_section"},
+    "evaluate_section": {"evaluate_section", "report_section"},
+    "report_section": {"report_section"},
+}
+"""What has to be redone from a stage on."""
 
 
 class Lab:
@@ -47,11 +63,18 @@ class Lab:
             "mend": {"model": "data/model.safetensors", "steps": 3},
             "pyramid": {"chunk_px": 64, "shard_px": 128},
             "report": {"overview_px": 128},
+            "evaluate": {
+                "trials": 2,
+                "windows": 1,
+                "segmenters": ["classical"],
+                "classifier": None,
+                "fillers": ["local mean"],
+            },
         }
         self.write()
 
     def add_section(self, name: str, seed: int) -> None:
-        image = render_tissue((150, 130), seed).image
+        image = render_tissue((150, 420), seed).image
         mask = np.zeros_like(image)
         mask[40:70, 30:90] = 255
         mask[100:110, 100:130] = 255
@@ -137,7 +160,7 @@ def lab(finished: Lab, tmp_path: Path) -> Lab:
 
 def jobs(section: str, first: str) -> set[str]:
     """Return the jobs of a section from a stage on, and the summary that follows."""
-    return {f"{stage} {section}" for stage in STAGES[STAGES.index(first) :]} | {"summarise_brain"}
+    return {f"{stage} {section}" for stage in FOLLOWING[first]} | {"summarise_brain"}
 
 
 def test_more_samples_redo_every_section_from_its_plan(lab: Lab) -> None:
@@ -160,6 +183,10 @@ def test_every_result_is_there_and_untouched_pixels_are_untouched(finished: Lab)
         np.testing.assert_array_equal(corrected[~mended], source[~mended])
         assert (corrected[mended] != source[mended]).mean() > 0.5
         assert (folder / "report" / "index.html").stat().st_size > 1000
+        trials = pd.read_parquet(folder / "evaluation" / "trials.parquet")
+        assert len(trials) == 2
+    summary = pd.read_csv(finished.folder / "results" / "brain" / "evaluation" / "summary.tsv", sep="\t")
+    assert summary["trials"].max() == 4
     assert (finished.folder / "results" / "brain" / "report" / "index.html").exists()
     table = (finished.folder / "results" / "brain" / "metrics.tsv").read_text().splitlines()
     assert len(table) == 3
@@ -238,7 +265,7 @@ def delete(place: str) -> Callable[[Lab], None]:
     return change
 
 
-BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in STAGES}
+BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING}
 
 
 @pytest.mark.parametrize(
@@ -256,6 +283,18 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in STAGES}
         pytest.param(setting("mask", "grow_px", 5), BOTH["plan_section"], id="a wider margin redoes plans"),
         pytest.param(setting("pyramid", "chunk_px", 128), BOTH["blend_section"], id="other chunks redo blending"),
         pytest.param(setting("report", "context_px", 20), BOTH["report_section"], id="report settings redo pages"),
+        pytest.param(setting("evaluate", "seed", 3), BOTH["mend_trials"], id="other trials are mended and evaluated"),
+        pytest.param(
+            setting("evaluate", "fillers", []), BOTH["evaluate_section"], id="other controls need no new mending"
+        ),
+        pytest.param(
+            edit("evaluation/position.py", "REACH_UM = 4.0", "REACH_UM = 5.0"),
+            BOTH["evaluate_section"],
+            id="new behaviour of a statistic redoes the evaluations",
+        ),
+        pytest.param(
+            delete("results/left/evaluation"), jobs("left", "evaluate_section"), id="a deleted evaluation is made again"
+        ),
         pytest.param(
             edit("diffusion/samplers.py", "    level = [", "    # why not\n    level = ["),
             set(),

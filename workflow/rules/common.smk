@@ -17,6 +17,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(LIBRARY)}; ")
 
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.errors import InputError
+from cytomend.evaluation.parts import identities
 from cytomend.fingerprint import fingerprint
 from cytomend.settings import checked, one_line
 from cytomend.sheet import read_sheet
@@ -31,8 +32,13 @@ try:
     CONTENT = {
         path: cached_identity(path, IDENTITIES)
         for section in SECTIONS.values()
-        for path in (section.image, section.annotation)
+        for path in (section.image, section.annotation, section.truth, section.cells)
+        if path
     }
+    SAMPLER_PARTS = identities(CONFIG["evaluate"], ["samplers"])
+    EVALUATION_PARTS = identities(
+        CONFIG["evaluate"], ["segmenters", "classifier", "fillers"]
+    )
     CHECKPOINTS = {
         section.model: checkpoint_hash(section.model) for section in SECTIONS.values()
     }
@@ -46,6 +52,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error))
 
+EVALUATED = [name for name, section in SECTIONS.items() if section.trials["trials"]]
 TRAINING_NAME = TRAINING.path.stem if TRAINING else ""
 TRAINING_SECTIONS = TRAINING.sections if TRAINING else {}
 
@@ -98,6 +105,55 @@ def plan_settings(wildcards):
 def mend_settings(wildcards):
     """How this section is mended, as one string."""
     return one_line(SECTIONS[wildcards.section].mend)
+
+
+def trial_settings(wildcards):
+    """Which trials this section is evaluated by, as one string."""
+    return one_line(SECTIONS[wildcards.section].trials)
+
+
+def evaluate_settings(wildcards):
+    """What looks at them, as one string."""
+    return one_line(SECTIONS[wildcards.section].evaluate)
+
+
+def known(wildcards):
+    """The files that tell what was there before the damage, by the option that takes them; of phantoms."""
+    section = SECTIONS[wildcards.section]
+    return {
+        option: path
+        for option, path in (("--truth", section.truth), ("--cells", section.cells))
+        if path
+    }
+
+
+def known_files(wildcards):
+    """Those files; their content is a param."""
+    return [ancient(str(path)) for path in known(wildcards).values()]
+
+
+def known_options(wildcards):
+    """How the command is told of them."""
+    return [f"{option}={path}" for option, path in known(wildcards).items()]
+
+
+def known_content(wildcards):
+    """Content hashes of them."""
+    return [CONTENT[path] for path in known(wildcards).values()]
+
+
+def evaluation(wildcards):
+    """The manifest of a section's evaluation, if it has trials."""
+    if not SECTIONS[wildcards.section].trials["trials"]:
+        return []
+    return [f"results/{wildcards.section}/evaluation.manifest.json"]
+
+
+def evaluation_option(wildcards):
+    """How the report is told of it."""
+    if not SECTIONS[wildcards.section].trials["trials"]:
+        return []
+    return [f"--evaluation=results/{wildcards.section}/evaluation"]
 
 
 def shard_manifests(wildcards):
@@ -158,6 +214,33 @@ def blend_key(wildcards):
             "mend": mend_key(wildcards),
             "settings": CONFIG["pyramid"],
             "code": fingerprint("cytomend.stages.blend_section"),
+        }
+    )
+
+
+def trials_key(wildcards):
+    """All that reaches the mended trials of a section."""
+    return one_line(
+        {
+            "plan": plan_key(wildcards),
+            "checkpoint": checkpoint(wildcards),
+            "mend": mend_settings(wildcards),
+            "settings": trial_settings(wildcards),
+            "parts": SAMPLER_PARTS,
+            "code": fingerprint("cytomend.stages.mend_trials"),
+        }
+    )
+
+
+def evaluate_key(wildcards):
+    """All that reaches the evaluation of a section."""
+    return one_line(
+        {
+            "trials": trials_key(wildcards),
+            "known": known_content(wildcards),
+            "settings": evaluate_settings(wildcards),
+            "parts": EVALUATION_PARTS,
+            "code": fingerprint("cytomend.stages.evaluate_section"),
         }
     )
 

@@ -9,6 +9,7 @@ rule report_section:
     input:
         plan=rules.plan_section.output.manifest,
         corrected=rules.blend_section.output.manifest,
+        evaluation=evaluation,
         image=image,
     output:
         page="results/{section}/report/index.html",
@@ -25,13 +26,17 @@ rule report_section:
         runtime=30,
     params:
         upstream=blend_key,
+        evaluated=evaluate_key,
+        evaluation=evaluation_option,
         settings=one_line(CONFIG["report"]),
         code=fingerprint("cytomend.stages.report_section"),
-        templates=templates("section.html.j2", "page.css", "page.js"),
+        templates=templates(
+            "section.html.j2", "evaluation.html.j2", "page.css", "page.js"
+        ),
     shell:
         "python -m cytomend report-section --image={input.image:q} --plan results/{wildcards.section}/plan"
-        " --corrected results/{wildcards.section}/corrected.ome.zarr --settings {params.settings:q}"
-        " --out {output.page:q} &> {log:q}"
+        " --corrected results/{wildcards.section}/corrected.ome.zarr {params.evaluation:q}"
+        " --settings {params.settings:q} --out {output.page:q} &> {log:q}"
 
 
 rule summarise_brain:
@@ -40,9 +45,13 @@ rule summarise_brain:
         metrics=expand(
             "results/{section}/report/metrics.json", section=sorted(SECTIONS)
         ),
+        evaluations=expand(
+            "results/{section}/evaluation.manifest.json", section=sorted(EVALUATED)
+        ),
     output:
         table="results/brain/metrics.tsv",
         page="results/brain/report/index.html",
+        evaluation=directory("results/brain/evaluation"),
     log:
         "logs/summarise_brain.log",
     benchmark:
@@ -55,8 +64,12 @@ rule summarise_brain:
         runtime=30,
     params:
         pages=expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
+        evaluations=expand("results/{section}/evaluation", section=sorted(EVALUATED)),
         code=fingerprint("cytomend.stages.summarise_brain"),
-        templates=templates("brain.html.j2", "page.css", "page.js"),
+        templates=templates(
+            "brain.html.j2", "evaluation.html.j2", "page.css", "page.js"
+        ),
     shell:
         "python -m cytomend summarise-brain --metrics {input.metrics:q} --pages {params.pages:q}"
+        " --evaluations {params.evaluations:q} --out-evaluation {output.evaluation:q}"
         " --out-table {output.table:q} --out-page {output.page:q} &> {log:q}"

@@ -13,12 +13,18 @@ from cytomend.errors import InputError, ResourceError
 
 STAGES = {
     "mend": "mend one scan: image and mask in, corrected OME-Zarr out",
+    "evaluate": "evaluate mending on one scan: trials with controls, tables, figures",
     "phantom": "make a phantom section with known cells and artefacts",
     "gather-patches": "gather patches of intact tissue of a section, for training",
     "train": "train a model on sections and phantoms",
+    "train-segmenter": "train a cell segmenter on phantoms and labelled images",
+    "segment": "find the cells of a scan",
+    "train-classifier": "train a classifier of layers or areas",
     "plan-section": "find the regions of a section, lay their windows, pack shards",
     "mend-shard": "mend the regions of one shard",
     "blend-section": "write the corrected pyramid of a section",
+    "mend-trials": "mend masks laid over intact tissue of a section",
+    "evaluate-section": "compare mended trials with intact tissue, and with controls",
     "report-section": "write the page of a section",
     "summarise-brain": "write the table and the page of all sections",
 }

@@ -10,6 +10,8 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 SCHEMAS = CHECKOUT / "workflow" / "schemas"
 TEMPLATES = CHECKOUT / "workflow" / "report"
 MODELS = CHECKOUT / "models"
+LOOKING = ("cells", "layers")
+"""Bundled models that look at tissue: they find cells or classify patches, and draw nothing."""
 
 
 def model_file(name_or_path: str) -> Path:
@@ -28,7 +30,7 @@ def model_file(name_or_path: str) -> Path:
         return given / "model.safetensors"
     if given.is_file():
         return given
-    names = ", ".join(sorted(p.parent.name for p in MODELS.glob("*/model.safetensors"))) or "none"
+    names = ", ".join(sorted({p.parent.name for p in MODELS.glob("*/model.safetensors")} - {*LOOKING})) or "none"
     raise InputError(
         f"model {name_or_path!r}: expected a bundled name ({names}), a folder with model.safetensors,"
         " or a .safetensors file"

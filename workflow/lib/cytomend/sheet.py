@@ -21,6 +21,9 @@ from cytomend.settings import Record, checked, schema
 PIXEL_SIZE_TOLERANCE = 1.25
 """A model is not asked to draw cells of another scale than this factor."""
 
+FILES = ("image", "annotation", "truth", "cells")
+"""Columns that name files."""
+
 STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50, "langevin": 20}
 
 
@@ -35,6 +38,10 @@ class SectionSettings:
     model: Path
     plan: Record
     mend: Record
+    trials: Record
+    evaluate: Record
+    truth: Path | None = None
+    cells: Path | None = None
 
 
 def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
@@ -75,7 +82,7 @@ def checked_rows(path: Path) -> Iterator[tuple[str, Record]]:
             raise InputError(
                 f"{where}: section {name!r} stands in row {earlier} already; names must be unique, whatever their case"
             )
-        for column in ("image", "annotation"):
+        for column in (column for column in FILES if row[column]):
             if set(row[column]) & set("{}"):
                 raise InputError(
                     f"{where}: {column} {row[column]}: braces mean wildcards to Snakemake; rename the file"
@@ -134,6 +141,14 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
             "eta": float(config["mend"]["eta"]),
             "precision": config["mend"]["precision"],
         },
+        trials={
+            "trials": own("trials", "evaluate"),
+            "artefact_trials": config["evaluate"]["artefact_trials"] if row["truth"] else 0,
+            **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials", "seed")},
+        },
+        evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers")},
+        truth=Path(row["truth"]) if row["truth"] else None,
+        cells=Path(row["cells"]) if row["cells"] else None,
     )
 
 

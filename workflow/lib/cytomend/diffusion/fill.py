@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cytomend.diffusion.fuse import FusedDenoiser
 from cytomend.diffusion.noise import PlaceNoise
-from cytomend.diffusion.samplers import Sampler
+from cytomend.diffusion.samplers import Draws
 from cytomend.diffusion.schedule import cosine_alpha_bar
 from cytomend.diffusion.windows import WindowDenoise
 from cytomend.regions.lattice import Layout
@@ -22,7 +22,7 @@ def fill(
     known: NDArray[np.bool_],
     layout: Layout,
     denoise_windows: WindowDenoise,
-    sampler: Sampler,
+    sampler: Draws,
     seed: int,
     device: torch.device,
     samples: NDArray[np.int64] | None = None,

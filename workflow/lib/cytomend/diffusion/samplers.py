@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -140,6 +141,19 @@ def langevin(
         x0 = torch.where(known, image, denoise(x, time))
         x = step_down(x, x0, before, level, alpha_bar[then], eta=0)
         yield x
+
+
+class Draws(Protocol):
+    """What filling a canvas asks of a sampler: `Sampler` has it, and so may a developer's own."""
+
+    @property
+    def calls(self) -> int:
+        """Network calls a window."""
+        ...
+
+    def run(self, denoise: Denoise, image: Tensor, known: Tensor, alpha_bar: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """Yield the states of the canvas; the last is the mended one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

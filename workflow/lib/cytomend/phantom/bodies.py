@@ -11,7 +11,7 @@ irregularity of any cell.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 # Half widths of the patches; a cell takes the smallest that holds it, and the largest cuts off the last faint tips.
 HALF_WIDTHS_PX = (8, 12, 18, 26, 40, 60, 90)
 BATCH_PIXELS = 120_000
+LEAST_RHO = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,26 @@ class Bodies:
         tallest = 1 + self.bump_height.clip(0).max(axis=1) + 0.2
         stretch = np.sqrt(np.maximum(self.elongation, 1 / self.elongation))
         return np.asarray(self.radius_px * tallest * stretch + 4 * self.edge_px + 1, np.float32)
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Bodies:
+        """Return the chosen cells."""
+        return Bodies(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def contours_px(self, points: int = 64) -> Floats:
+        """Return the outlines, where the stain falls to half: (n, points, 2) of (y, x) from the image's corner.
+
+        A place of 0 is the centre of the first pixel, which lies half a pixel from the corner.
+        """
+        t = np.linspace(0, 2 * np.pi, points, endpoint=False, dtype=np.float32)
+        bumps = np.exp(self.bump_sharpness[..., None] * (np.cos(t - self.bump_angle[..., None]) - 1))
+        rho = (1 + (self.bump_height[..., None] * bumps).sum(axis=1)).clip(LEAST_RHO)
+        stretch = np.sqrt(self.elongation)[:, None]
+        along = self.radius_px[:, None] * rho * np.cos(t) * stretch
+        across = self.radius_px[:, None] * rho * np.sin(t) / stretch
+        cos, sin = np.cos(self.orientation_rad)[:, None], np.sin(self.orientation_rad)[:, None]
+        y = self.y_px[:, None] + along * sin + across * cos
+        x = self.x_px[:, None] + along * cos - across * sin
+        return np.asarray(np.stack([y, x], axis=-1) + 0.5, np.float32)
 
 
 def shape_bodies(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cytomend.errors import InputError
 
 from .areas import AREAS, Area
-from .bodies import paint_bodies, shape_bodies
+from .bodies import Bodies, paint_bodies, shape_bodies
 from .exposure import Stain, draw_stain, expose
 from .neuropil import Strokes, add_dendrites, add_fibres, add_vessels
 from .population import GLIA, INTERNEURON, Frame, Population, Unevenness, draw_population
@@ -35,10 +35,17 @@ class Tissue:
         The cells in focus whose centre lies in the image: ``y_um``, ``x_um`` (from the image's upper left corner),
         ``area_um2``, ``orientation_rad`` (apical or long axis, from +x towards +y, in (-pi, pi]), ``layer`` and
         ``area`` (categories). Cells out of focus are scenery and not listed.
+    bodies : Bodies
+        What was drawn of those cells, in the same order.
     """
 
     image: NDArray[np.uint8]
     cells: pd.DataFrame
+    bodies: Bodies
+
+    def contours_px(self, points: int = 64) -> Floats:
+        """Return the outlines of the cells in their order: (n, points, 2) of (y, x) from the image's corner, in px."""
+        return self.bodies.contours_px(points)
 
 
 def draw_frame(area: Area, size_um: tuple[float, float], rng: np.random.Generator) -> Frame:
@@ -76,20 +83,22 @@ def render_tissue(size: tuple[int, int], seed: int, *, pixel_size_um: float = 1.
         If there is no such area.
     """
     layout, planes, texture = (np.random.default_rng([seed, stream]) for stream in range(3))
-    table = _choose_area(area, layout)
+    table = choose_area(area, layout)
     size_um = (size[0] * pixel_size_um, size[1] * pixel_size_um)
     frame, stain = draw_frame(table, size_um, layout), draw_stain(layout)
     unevenness = Unevenness.draw(layout, contrast=0.36)
     focal = draw_population(table, frame, unevenness, size_um, planes, crowding=1.02)
     hazy = draw_population(table, frame, unevenness, size_um, planes, crowding=1.9 * stain.haze)
-    density, grainy = _stain_cells(size, focal, hazy, stain, planes, pixel_size_um)
+    density, grainy, bodies = _stain_cells(size, focal, hazy, stain, planes, pixel_size_um)
     density += _stain_strokes(size, focal, frame, stain, planes, pixel_size_um)
     density += _pale_clefts(size, planes, pixel_size_um)
     image = expose(density, grainy, stain, texture)
-    return Tissue(image, _tabulate(focal, table, size_um))
+    inside = _inside(focal, size_um)
+    return Tissue(image, _tabulate(focal.take(inside), table), bodies.take(inside))
 
 
-def _choose_area(name: str | None, rng: np.random.Generator) -> Area:
+def choose_area(name: str | None, rng: np.random.Generator) -> Area:
+    """Return the area of this name, or one by chance; the first thing that is drawn for a phantom."""
     if name is None:
         return AREAS[sorted(AREAS)[int(rng.integers(len(AREAS)))]]
     if name not in AREAS:
@@ -104,8 +113,8 @@ def _stain_cells(
     stain: Stain,
     rng: np.random.Generator,
     pixel_size_um: float,
-) -> tuple[Floats, Floats]:
-    """Return the optical density of all cells and its grainy part."""
+) -> tuple[Floats, Floats, Bodies]:
+    """Return the optical density of all cells, its grainy part, and the bodies of the cells in focus."""
     sharp_um = (0.3 + rng.gamma(1.1, 0.3, len(focal))).astype(np.float32)
     dark = (
         stain.strength
@@ -115,6 +124,7 @@ def _stain_cells(
     soft_um = (0.9 + rng.gamma(2.0, 0.8, len(hazy))).astype(np.float32)
     faint = stain.strength * (0.15 + rng.gamma(1.4, 0.62, len(hazy))) / (0.6 + 0.3 * soft_um)
     smooth, grainy = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    drawn = []
     # Out of focus, a body and its dendrites run into one streak along the axis.
     for cells, edge_um, od, stretch in ((focal, sharp_um, dark, 1.0), (hazy, soft_um, faint, 1.7)):
         bodies = shape_bodies(
@@ -125,10 +135,11 @@ def _stain_cells(
             density=od.astype(np.float32),
             stretch=stretch,
         )
+        drawn.append(bodies)
         painted = paint_bodies(size, bodies)
         smooth += painted[0]
         grainy += painted[1]
-    return smooth, grainy
+    return smooth, grainy, drawn[0]
 
 
 def _pale_clefts(size: tuple[int, int], rng: np.random.Generator, pixel_size_um: float) -> Floats:
@@ -165,10 +176,15 @@ def _stain_strokes(
     return strokes.paint()
 
 
-def _tabulate(focal: Population, area: Area, size_um: tuple[float, float]) -> pd.DataFrame:
-    """List the cells in focus whose centre lies in the image."""
-    inside = (focal.y_um >= 0) & (focal.x_um >= 0) & (focal.y_um < size_um[0]) & (focal.x_um < size_um[1])
-    seen = focal.take(inside)
+def _inside(focal: Population, size_um: tuple[float, float]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (
+        (focal.y_um >= 0) & (focal.x_um >= 0) & (focal.y_um < size_um[0]) & (focal.x_um < size_um[1])
+    )
+    return inside
+
+
+def _tabulate(seen: Population, area: Area) -> pd.DataFrame:
+    """List the cells."""
     names = [layer.name for layer in area.layers]
     return pd.DataFrame(
         {

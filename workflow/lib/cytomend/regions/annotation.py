@@ -19,7 +19,20 @@ from cytomend.storage.images import is_image
 from cytomend.storage.raster import require_inside
 
 
-class ArtefactMask(Protocol):
+class Masked(Protocol):
+    """Pixels of a section that are not to be used."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the section in pixels."""
+        ...
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return the mask of a box inside the section, (h, w)."""
+        ...
+
+
+class ArtefactMask(Masked, Protocol):
     """Which pixels of a section are declared unusable.
 
     Attributes

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytomend.geometry import Box
-from cytomend.regions.annotation import ArtefactMask
+from cytomend.regions.annotation import ArtefactMask, Masked
 from cytomend.storage.images import SectionImage
 
 PASSES = 8
@@ -45,7 +45,7 @@ def intact_pieces(
             yield Piece(image.read(box), intact)
 
 
-def intact_squares(shape: tuple[int, int], mask: ArtefactMask, side_px: int, name: str) -> Iterator[Box]:
+def intact_squares(shape: tuple[int, int], mask: Masked, side_px: int, name: str) -> Iterator[Box]:
     """Yield squares of a section without a masked pixel, in an order that follows from the section's name alone.
 
     The section is cut into squares, which are visited at random. Only when all are visited it is cut anew, with another

@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cytomend.errors import InputError
+from cytomend.geometry import Box
 from cytomend.regions.find import Region
 from cytomend.regions.lattice import Lattice
 from cytomend.storage.publish import manifest_of
@@ -111,6 +112,19 @@ def tables(regions: list[Region], facts: SectionFacts) -> tuple[pd.DataFrame, pd
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedMask:
+    """The grown mask of a section, as its plan holds it; a `cytomend.regions.annotation.Masked`."""
+
+    shape: tuple[int, int]
+    labels: zarr.Array[Any]
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return which pixels of a box inside the section belong to a region, (h, w)."""
+        masked: NDArray[np.bool_] = np.asarray(self.labels[box.slices]) != 0
+        return masked
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A plan read back from its folder. ``labels`` (H, W) uint32 holds region numbers, read lazily."""
 
@@ -118,6 +132,11 @@ class Plan:
     regions: pd.DataFrame
     windows: pd.DataFrame
     labels: zarr.Array[Any]
+
+    @property
+    def mask(self) -> PlannedMask:
+        """The grown mask."""
+        return PlannedMask(self.facts.shape, self.labels)
 
     @classmethod
     def read(cls, folder: Path) -> Plan:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 
@@ -24,6 +26,11 @@ def write_page(template: str, out: Path, **content: object) -> None:
     """Fill a template and write the page, piece by piece: pictures given by a generator are never all in memory."""
     page = _environment().get_template(template)
     write_whole(out, lambda path: page.stream(**content).dump(str(path), encoding="utf-8"))
+
+
+def link(target: Path, page: Path) -> str:
+    """Return the relative address of a file as a page's link: the folder of results may be moved as a whole."""
+    return quote(Path(os.path.relpath(target, page.parent)).as_posix())
 
 
 def _environment() -> jinja2.Environment:

@@ -86,6 +86,24 @@ def find_cells(
     >>> find_cells(image, threshold=125).round(1).to_dict("records")
     [{'y_um': 13.0, 'x_um': 24.0, 'area_um2': 44.0}]
     """
+    settings = settings or ClassicalSettings()
+    table = measure_bodies(
+        find_bodies(image, settings, pixel_size_um=pixel_size_um, threshold=threshold), pixel_size_um
+    )
+    return table[table["area_um2"] >= settings.smallest_um2].reset_index(drop=True)
+
+
+def find_bodies(
+    image: Grey,
+    settings: ClassicalSettings | None = None,
+    *,
+    pixel_size_um: float = 1.0,
+    threshold: float | None = None,
+) -> NDArray[np.int64]:
+    """Return the picture (Y, X) of numbered bodies, 0 for ground, those that are too small to be cells included.
+
+    Parameters and errors are those of `find_cells`.
+    """
     if image.ndim != 2:
         raise InputError(f"expected a grey picture (Y, X) to find cells in, found one of shape {image.shape}")
     settings = settings or ClassicalSettings()
@@ -93,13 +111,16 @@ def find_cells(
     if threshold is None:
         threshold = darkest_class(smooth)
     dark = ndimage.binary_opening(smooth < threshold)
-    bodies = split(dark, settings.even_um / pixel_size_um, settings.apart_um / pixel_size_um)
-    labels = np.arange(1, bodies.max() + 1)
+    return split(dark, settings.even_um / pixel_size_um, settings.apart_um / pixel_size_um)
+
+
+def measure_bodies(bodies: NDArray[np.int64], pixel_size_um: float) -> pd.DataFrame:
+    """Return ``y_um``, ``x_um`` and ``area_um2`` of numbered bodies (Y, X), in the order of their numbers."""
+    labels = np.arange(1, bodies.max(initial=0) + 1)
     area_um2 = np.bincount(bodies.ravel(), minlength=len(labels) + 1)[1:] * pixel_size_um**2
-    centres = np.reshape(ndimage.center_of_mass(dark, bodies, labels), (-1, 2))
+    centres = np.reshape(ndimage.center_of_mass(bodies > 0, bodies, labels), (-1, 2))
     places = (centres + 0.5) * pixel_size_um
-    table = pd.DataFrame({"y_um": places[:, 0], "x_um": places[:, 1], "area_um2": area_um2})
-    return table[area_um2 >= settings.smallest_um2].reset_index(drop=True)
+    return pd.DataFrame({"y_um": places[:, 0], "x_um": places[:, 1], "area_um2": area_um2})
 
 
 def darkest_class(smooth: Float) -> float:

@@ -52,8 +52,8 @@ def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out:
     return out
 
 
-def _section(args: argparse.Namespace, config: Record) -> SectionSettings:
-    """Make a row of the sheet out of the command line."""
+def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
+    """Return the section that a command line describes, as a row of the sheet would."""
     row = {
         "section": _section_name(args.image),
         "image": str(args.image),
@@ -65,6 +65,9 @@ def _section(args: argparse.Namespace, config: Record) -> SectionSettings:
         for key in ("model", "sampler", "steps", "seed", "grow_px")
         if getattr(args, key) is not None
     }
+    for known in ("truth", "cells"):
+        if getattr(args, known, None) is not None:
+            given[known] = str(getattr(args, known))
     if args.include_class:
         given["include_classes"] = ";".join(args.include_class)
     return settings_of(checked({**row, **given}, "sections", "command line"), config, "command line")
@@ -140,4 +143,4 @@ def main(args: argparse.Namespace) -> None:
     given = {key: getattr(args, key) for key in ("samples", "precision") if getattr(args, key) is not None}
     config = checked({"mend": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
-    print(mend(_section(args, config), config, machine, args.out))
+    print(mend(section_of(args, config), config, machine, args.out))

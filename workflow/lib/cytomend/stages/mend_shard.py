@@ -49,7 +49,7 @@ from cytomend.regions.plan import Plan
 from cytomend.stages.group_mender import GroupMender
 from cytomend.storage.identity import stamp
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest
+from cytomend.storage.publish import keep_only, manifest_of, one_writer, publish, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def mend_shard(
     """Mend the regions that the plan gives to this shard and return the manifest of the store."""
     plan = Plan.read(plan_folder)
     mine = plan.regions[plan.regions["shard"] == shard]
-    provenance = _provenance(model, settings, machine, plan.facts.samples)
+    provenance = provenance_of(model, settings, machine, plan.facts.samples)
     made_from = _hash(
         plan=read_manifest(manifest_of(plan_folder)),
         image=stamp(image_path),
@@ -142,7 +142,7 @@ def mend_shard(
             shutil.rmtree(work)
             return manifest_of(out)
         done = work / "regions"
-        _keep_only(work, made_from)
+        keep_only(work, made_from)
         done.mkdir(exist_ok=True)
         costs = dict(zip(mine["region"].tolist(), mine["windows"].tolist(), strict=True))
         missing = {region: windows for region, windows in costs.items() if not (done / f"{region}.npz").exists()}
@@ -211,7 +211,7 @@ def _mend_regions(
         overlapped(groups, hands.read, hands.mend, hands.keep)
 
 
-def _provenance(model: Path, settings: MendSettings, machine: Machine, samples: int) -> dict[str, Any]:
+def provenance_of(model: Path, settings: MendSettings, machine: Machine, samples: int) -> dict[str, Any]:
     """Return what stands in the metadata of everything that is made."""
     name = model.parent.name if model.name == "model.safetensors" else model.stem
     sampler = settings.choose()
@@ -235,16 +235,6 @@ def plan_identity(plan_folder: Path) -> str:
 def _hash(**made_from: object) -> str:
     """Return the identity of all that a shard is made from."""
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-
-
-def _keep_only(work: Path, made_from: str) -> None:
-    """Throw away what an earlier writer left, unless it was made from the very same."""
-    note = work / "made-from"
-    if note.exists() and note.read_text() == made_from:
-        return
-    for path in work.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    note.write_text(made_from)
 
 
 def _gather(plan: Plan, regions: list[int], done: Path, store: Path, provenance: dict[str, Any]) -> None:

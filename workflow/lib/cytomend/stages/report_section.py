@@ -44,6 +44,7 @@ from cytomend.heat import RAMP
 from cytomend.regions.plan import Plan, SectionFacts
 from cytomend.report.comparison import Comparison, compare
 from cytomend.report.corrected import CorrectedSection
+from cytomend.report.evaluation_shown import EvaluationShown
 from cytomend.report.metrics import measure
 from cytomend.report.overview import draw_overview
 from cytomend.report.pages import write_page
@@ -67,7 +68,14 @@ class ReportSettings:
     pictures: int
 
 
-def report_section(image_path: Path, plan_folder: Path, corrected: Path, settings: ReportSettings, out: Path) -> Path:
+def report_section(
+    image_path: Path,
+    plan_folder: Path,
+    corrected: Path,
+    settings: ReportSettings,
+    out: Path,
+    evaluation: Path | None = None,
+) -> Path:
     """Write the page of a section, ``metrics.json`` beside it, and return the page.
 
     Parameters
@@ -76,6 +84,7 @@ def report_section(image_path: Path, plan_folder: Path, corrected: Path, setting
     plan_folder, corrected : what `plan_section` and `blend_section` made of it
     settings : what is shown
     out : the page
+    evaluation : what `evaluate_section` made of the section, if it was evaluated
 
     Raises
     ------
@@ -102,6 +111,7 @@ def report_section(image_path: Path, plan_folder: Path, corrected: Path, setting
             comparisons=_comparisons(shown, image, mended, facts, settings),
             uncertainty=mended.uncertainty,
             heat_ramp=RAMP,
+            evaluation=EvaluationShown.read(evaluation, out) if evaluation else None,
             provenance=mended.provenance,
             settings=asdict(settings),
             warnings=warnings,
@@ -130,6 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, required=True, help="scan of the section")
     parser.add_argument("--plan", type=Path, required=True, help="folder of the plan")
     parser.add_argument("--corrected", type=Path, required=True, help="corrected section (OME-Zarr)")
+    parser.add_argument("--evaluation", type=Path, help="folder of its evaluation, if it has one")
     entries = ", ".join(field.name for field in fields(ReportSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--out", type=Path, required=True, help=f"the page; {METRICS} is written beside it")
@@ -138,4 +149,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
     settings = ReportSettings(**json.loads(args.settings))
-    print(report_section(args.image, args.plan, args.corrected, settings, args.out))
+    print(report_section(args.image, args.plan, args.corrected, settings, args.out, args.evaluation))

@@ -25,25 +25,32 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
 | ``warnings`` | | sentences, parted by `` | `` |
+
+The trials of all sections' evaluations go into one folder, with summaries and figures over all of them
+(`cytomend.stages.evaluate_section`).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import logging
-import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from cytomend.errors import InputError
+from cytomend.evaluation.summary import summaries
+from cytomend.evaluation.tables import FACTS, GATHERED, joined, read_facts, read_table, total_facts, write_tables
+from cytomend.report.evaluation_drawing import draw_evaluation
+from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import SectionMetrics
-from cytomend.report.pages import write_page
-from cytomend.storage.publish import write_whole
+from cytomend.report.pages import link, write_page
+from cytomend.storage.publish import one_writer, publish, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +104,22 @@ class Totals:
     settings: list[tuple[str, int]]
 
 
-def summarise_brain(metrics: Sequence[Path], pages: Sequence[Path], out_table: Path, out_page: Path) -> Path:
-    """Join the numbers of all sections into a table and a page; return the page.
+def summarise_brain(
+    metrics: Sequence[Path],
+    pages: Sequence[Path],
+    out_table: Path,
+    out_page: Path,
+    evaluations: Sequence[Path] = (),
+    out_evaluation: Path | None = None,
+) -> Path:
+    """Join the numbers and the evaluations of all sections into tables and a page; return the page.
 
     Parameters
     ----------
     metrics, pages : of each section, in the same order
     out_table, out_page : the table and the page
+    evaluations : of the sections that were evaluated
+    out_evaluation : folder for what is said of all their trials together
 
     Raises
     ------
@@ -116,9 +132,33 @@ def summarise_brain(metrics: Sequence[Path], pages: Sequence[Path], out_table: P
     _refuse_doubles(sections, metrics)
     write_whole(out_table, lambda path: _write_table(path, sections))
     rows = ((section, link(page, out_page)) for section, page in zip(sections, pages, strict=True))
-    write_page(TEMPLATE, out_page, totals=total(sections), rows=rows, table=link(out_table, out_page))
+    if out_evaluation is not None:
+        summarise_evaluations(evaluations, out_evaluation)
+    write_page(
+        TEMPLATE,
+        out_page,
+        totals=total(sections),
+        rows=rows,
+        table=link(out_table, out_page),
+        evaluation=EvaluationShown.read(out_evaluation, out_page) if evaluations and out_evaluation else None,
+    )
     log.info("%d sections: %s, %s", len(sections), out_table, out_page)
     return out_page
+
+
+def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
+    """Write the summaries and figures of all trials of all sections into a folder and return its manifest."""
+    with one_writer(out) as work:
+        shutil.rmtree(work)
+        (work / FIGURES).mkdir(parents=True)
+        tables = {name: joined(name, [read_table(folder, name) for folder in evaluations]) for name in GATHERED}
+        tables |= summaries(tables)
+        write_tables(work, tables)
+        segmenters = list(dict.fromkeys(tables["measurements"]["segmenter"]))
+        draw_evaluation(work / FIGURES, tables, segmenters[0] if segmenters else "")
+        record = total_facts([read_facts(folder) for folder in evaluations])
+        (work / FACTS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        return publish(work, out, {"sections": len(evaluations)})
 
 
 def total(sections: Sequence[SectionMetrics]) -> Totals:
@@ -139,11 +179,6 @@ def total(sections: Sequence[SectionMetrics]) -> Totals:
         warned_sections=sum(bool(section.warnings) for section in sections),
         settings=ways.most_common(),
     )
-
-
-def link(target: Path, page: Path) -> str:
-    """Return the relative address of a file as a page's link: the folder of results may be moved as a whole."""
-    return quote(Path(os.path.relpath(target, page.parent)).as_posix())
 
 
 def _write_table(path: Path, sections: Iterable[SectionMetrics]) -> None:
@@ -187,9 +222,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pages", type=Path, nargs="+", required=True, help="page of every section, in the same order, or @FILE"
     )
     parser.add_argument("--out-table", type=Path, required=True, help="table of all sections (.tsv)")
+    parser.add_argument(
+        "--evaluations", type=Path, nargs="*", default=[], help="folders of the sections' evaluations, or @FILE"
+    )
+    parser.add_argument("--out-evaluation", type=Path, help="folder for what is said of all trials")
     parser.add_argument("--out-page", type=Path, required=True, help="page of all sections (.html)")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    print(summarise_brain(args.metrics, args.pages, args.out_table, args.out_page))
+    print(
+        summarise_brain(args.metrics, args.pages, args.out_table, args.out_page, args.evaluations, args.out_evaluation)
+    )

@@ -80,6 +80,16 @@ def locked(result: Path) -> Iterator[None]:
             place.unlink(missing_ok=True)
 
 
+def keep_only(work: Path, made_from: str) -> None:
+    """Throw away what an earlier writer left in a work folder, unless it was made from the very same."""
+    note = work / "made-from"
+    if note.exists() and note.read_text() == made_from:
+        return
+    for path in work.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    note.write_text(made_from)
+
+
 def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
     """Rename a finished work folder into its place and write its manifest, which is returned.
 

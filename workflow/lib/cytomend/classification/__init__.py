@@ -1,0 +1,1 @@
+"""Which layer or area a patch of tissue looks like."""

@@ -1,0 +1,102 @@
+"""Mend trials as regions are mended: the same windows on the section's lattice, the same noise, the same network calls.
+
+The model sees the scan around the patch, with all real artefacts masked too, so that an evaluation tells what users
+get. Trials share network calls and know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cytomend.diffusion.fill import fill
+from cytomend.diffusion.samplers import Draws
+from cytomend.diffusion.windows import WindowDenoise
+from cytomend.evaluation.placement import Placement
+from cytomend.geometry import Box
+from cytomend.regions.annotation import Masked
+from cytomend.regions.canvas import Canvas, read_canvas
+from cytomend.regions.groups import Turn, grouped
+from cytomend.regions.lattice import Lattice, Layout
+from cytomend.storage.images import SectionImage
+from cytomend.values import ValueRange, from_model, to_model
+
+OWN, DAMAGED = 1, 2
+"""Numbers of unknown pixels on a trial's canvas: of its mask, and of the section's artefacts around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialMender:
+    """Fills the masks of trials with one sampler.
+
+    ``group_windows`` is how many windows share a canvas: it reaches no pixel, only the memory taken.
+    """
+
+    image: SectionImage
+    artefacts: Masked
+    lattice: Lattice
+    value_range: ValueRange
+    denoise_windows: WindowDenoise
+    sampler: Draws
+    seed: int
+    device: torch.device
+    group_windows: int
+
+    def __call__(self, places: Sequence[Placement]) -> list[NDArray[np.generic]]:
+        """Return what is drawn for each trial, (C, S, S) in the scanner's dtype; 0 outside its mask."""
+        layouts = [self.layout(place) for place in places]
+        turns = [Turn(i, 0, len(layout.members)) for i, layout in enumerate(layouts)]
+        groups = grouped(turns, self.group_windows)
+        return [
+            drawn for group in groups for drawn in self._mend([(places[t.region], layouts[t.region]) for t in group])
+        ]
+
+    def layout(self, place: Placement) -> Layout:
+        """Return the cells and windows that a trial needs."""
+        y, x = np.nonzero(place.mask)
+        cells = np.unique(np.stack([y + place.view.y0, x + place.view.x0], axis=1) // self.lattice.cell_px, axis=0)
+        return Layout.of(self.lattice, self.lattice.windows_over(cells))
+
+    def _mend(self, group: list[tuple[Placement, Layout]]) -> Iterator[NDArray[np.generic]]:
+        canvases = [self._canvas(place, layout) for place, layout in group]
+        filled = fill(
+            np.concatenate([to_model(canvas.pixels, self.value_range) for canvas in canvases]),
+            np.concatenate([canvas.numbers for canvas in canvases]) == 0,
+            Layout.joined([layout for _, layout in group]),
+            self.denoise_windows,
+            self.sampler,
+            self.seed,
+            self.device,
+        )
+        ends = np.cumsum([len(layout.cells) for _, layout in group])[:-1]
+        for (place, layout), canvas, values in zip(group, canvases, np.split(filled, ends), strict=True):
+            pixels = from_model(values, self.value_range, np.dtype(self.image.dtype))
+            yield _in_view(place, layout, np.where(canvas.numbers == OWN, pixels, pixels.dtype.type(0)))
+
+    def _canvas(self, place: Placement, layout: Layout) -> Canvas:
+        def numbers(box: Box) -> NDArray[np.uint8]:
+            found = self.artefacts.read(box).astype(np.uint8) * DAMAGED
+            own = place.view.intersect(box)
+            if not own.is_empty:
+                found[own.relative_to(box).slices][place.mask[own.relative_to(place.view).slices]] = OWN
+            return found
+
+        return read_canvas(self.image.read, numbers, self.image.shape, layout)
+
+
+def _in_view(place: Placement, layout: Layout, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Put the cells of a canvas into the trial's view."""
+    side, cell_px = place.view.shape[0], layout.lattice.cell_px
+    view = np.zeros((pixels.shape[1], side, side), dtype=pixels.dtype)
+    for (y, x), cell in zip(layout.corners_px, pixels, strict=True):
+        box = Box(int(y), int(x), int(y) + cell_px, int(x) + cell_px)
+        shown = box.intersect(place.view)
+        if not shown.is_empty:
+            view[(slice(None), *shown.relative_to(place.view).slices)] = cell[
+                (slice(None), *shown.relative_to(box).slices)
+            ]
+    return view

@@ -1,0 +1,220 @@
+"""The tables of an evaluation: what each column means, and how they are written and read.
+
+Every table is written twice: as Parquet, and tab-separated with a header for those who open it in a spreadsheet.
+``dictionary.tsv`` beside them says of every column of every table what it is, in which unit, and what of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from cytomend.errors import InputError
+from cytomend.evaluation.measurement import MEASURED, Row
+from cytomend.evaluation.placement import ARTEFACT, INTACT
+
+FACTS = "evaluation.json"
+
+
+class Column(NamedTuple):
+    """What a column holds."""
+
+    unit: str
+    meaning: str
+
+
+TRIAL = {
+    "section": Column("", "name of the section"),
+    "trial": Column("", "number of the trial within the section"),
+    "kind": Column(
+        "", "intact: a mask laid over intact tissue; artefact: a real artefact under which the truth is known"
+    ),
+    "fraction": Column("of 1", "share of the patch that is masked"),
+}
+PICTURE = {
+    "filler": Column("", "what filled the mask: a sampler, a control, original, or truth (cells that are known)"),
+    "segmenter": Column("", "what found the cells"),
+}
+CELL = {
+    "y_um": Column("µm", "centre of the cell, from the upper edge of the section"),
+    "x_um": Column("µm", "centre of the cell, from the left edge of the section"),
+    "area_um2": Column("µm²", "area of its profile"),
+}
+BIN = {
+    "bin": Column("", "bin of mask fractions, or all"),
+    "low_fraction": Column("of 1", "lower bound of the bin"),
+    "high_fraction": Column("of 1", "upper bound of the bin"),
+    "trials": Column("", "number of trials"),
+}
+STATISTIC = {
+    name: Column(ratio.unit, f"{ratio.top} / {ratio.bottom}" + (", root of it" if ratio.root else ""))
+    for name, ratio in MEASURED.items()
+}
+SUM = {
+    name: Column("", "sum over the mask, or over the rim around it, of which the statistics are ratios")
+    for ratio in MEASURED.values()
+    for name in (ratio.top, ratio.bottom)
+}
+DICTIONARY: Mapping[str, Mapping[str, Column]] = {
+    "trials": {
+        **TRIAL,
+        "y0_px": Column("px", "upper edge of the patch in the section"),
+        "x0_px": Column("px", "left edge of the patch in the section"),
+        "patch_px": Column("px", "side of the patch"),
+        "margin_px": Column("px", "margin of tissue around it that segmenters see"),
+        "masked_px": Column("px", "pixels of the mask"),
+        "other_y0_px": Column("px", "upper edge of the patch that serves as floor"),
+        "other_x0_px": Column("px", "left edge of the patch that serves as floor"),
+    },
+    "measurements": {**TRIAL, **PICTURE, **SUM, **STATISTIC},
+    "arrangement": {
+        **TRIAL,
+        **PICTURE,
+        "radius_um": Column("µm", "distance r"),
+        "pairs": Column("", "cells within r of the cells of the mask, summed over these"),
+        "pairs_expected": Column("", "how many there would be at random, at the density of the picture"),
+    },
+    "cells": {**TRIAL, **PICTURE, **CELL},
+    "classes": {
+        **TRIAL,
+        "filler": PICTURE["filler"],
+        "classifier": Column("", "what classified the patch"),
+        "top1": Column("", "class with the highest probability"),
+        "top2": Column("", "class with the second highest probability"),
+        "margin": Column("of 1", "difference of these two probabilities"),
+    },
+    "summary": {
+        "kind": TRIAL["kind"],
+        **PICTURE,
+        **BIN,
+        "reference": Column(
+            "", "what errors are taken against: original (by the same segmenter), or truth (known cells)"
+        ),
+        "statistic": Column("", "what is compared"),
+        "unit": Column("", "unit of original and found"),
+        "original": Column("as unit", "statistic of the reference, all trials together"),
+        "found": Column("as unit", "statistic of the filled pictures, all trials together"),
+        "pooled_error": Column("of 1", "found / original - 1"),
+        "pooled_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "pooled_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+        "median_trials": Column("", "trials whose original has the statistic"),
+        "median_error": Column("of 1", "median over these of the absolute relative error"),
+        "median_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "median_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+    },
+    "class_summary": {
+        "kind": TRIAL["kind"],
+        "filler": PICTURE["filler"],
+        **BIN,
+        "classifier": Column("", "what classified the patches"),
+        "flip_rate": Column("of 1", "share of trials whose class changes"),
+        "flip_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "flip_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+        "top2_rate": Column("of 1", "share of trials whose original class is among the first two choices afterwards"),
+        "top2_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "top2_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+        "margin_change": Column("of 1", "median change of the margin between first and second choice"),
+    },
+    "arrangement_summary": {
+        **PICTURE,
+        "radius_um": Column("µm", "distance r"),
+        "trials": Column("", "number of trials"),
+        "l_minus_r_um": Column("µm", "L(r) - r, all trials together: 0 at random, above 0 clustered, below 0 apart"),
+        "low": Column("µm", "lower end of its 95 % bootstrap interval"),
+        "high": Column("µm", "upper end of its 95 % bootstrap interval"),
+    },
+}
+"""By table and column. Rows of ``trials`` are trials; of ``measurements`` a trial, filler and segmenter; of
+``arrangement`` these and a radius; of ``cells`` a cell in a mask; of ``classes`` a trial and filler."""
+
+GATHERED = ("trials", "measurements", "arrangement", "cells", "classes")
+"""Tables with a row a trial or more, of which the others are made."""
+
+
+TEXTS = {
+    "section",
+    "kind",
+    "filler",
+    "segmenter",
+    "classifier",
+    "top1",
+    "top2",
+    "bin",
+    "reference",
+    "statistic",
+    "unit",
+}
+WHOLE = {"trial", "trials", "median_trials"}
+
+
+def table(name: str, rows: list[Row]) -> pd.DataFrame:
+    """Return a table of rows, with the columns that the dictionary knows, in its order; also of no rows."""
+    known = [column for column in DICTIONARY[name] if not rows or column in rows[0]]
+    types = {column: "int64" if column in WHOLE or column.endswith("_px") else "float64" for column in {*known} - TEXTS}
+    return pd.DataFrame(rows, columns=known).astype(types)
+
+
+def joined(name: str, found: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables of the same name as one."""
+    full = [part for part in found if len(part)]
+    return pd.concat(full, ignore_index=True) if full else table(name, [])
+
+
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write tables into a folder, each as Parquet and as TSV, with their dictionary."""
+    for name, content in tables.items():
+        content.to_parquet(folder / f"{name}.parquet", index=False)
+        content.to_csv(folder / f"{name}.tsv", sep="\t", index=False, float_format="%.6g")
+    dictionary = [
+        {"table": name, "column": column, **DICTIONARY[name][column]._asdict()}
+        for name, content in tables.items()
+        for column in content.columns
+    ]
+    pd.DataFrame(dictionary).to_csv(folder / "dictionary.tsv", sep="\t", index=False)
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """Read a table of an evaluation.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(folder / f"{name}.parquet")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: expected a whole evaluation ({error}); delete it and evaluate again") from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read what an evaluation says of itself.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: expected a whole evaluation ({error}); delete it and evaluate again") from error
+    return facts
+
+
+def total_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the facts of the evaluations of many sections: trials added up, and the ways in which they were mended."""
+    ways = Counter(f"{f['model']} ({f['checkpoint_sha256'][:12]}), {f['sampler']}" for f in facts)
+    return {
+        "sections": len(facts),
+        "trials": {kind: sum(f["trials"][kind] for f in facts) for kind in (INTACT, ARTEFACT)},
+        "wanted": sum(f["wanted"] for f in facts),
+        "ways": dict(ways),
+        "model_fillers": sorted({name for f in facts for name in f["model_fillers"]}),
+        "sampler": ", ".join(sorted({f["sampler"] for f in facts})),
+    }

@@ -1,0 +1,144 @@
+"""What a page shows of an evaluation: a line a filler, and the figures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+
+from cytomend.errors import InputError
+from cytomend.evaluation.placement import ARTEFACT, INTACT
+from cytomend.evaluation.summary import ALL
+from cytomend.evaluation.tables import read_facts, read_table
+from cytomend.report.pages import link
+
+FIGURES = "figures"
+CAPTIONS = "captions.json"
+SHOWN = ("cell density", "cell area", "neighbour distance", "close pairs", "grey mean", "grey std")
+TITLES = {
+    "errors": "Errors against how much is masked",
+    "errors-truth": "Errors against the known cells",
+    "errors-artefact": "Errors under the artefacts themselves",
+    "classes": "Classes before and after",
+    "distributions": "Density and size of cells",
+    "arrangement": "Arrangement of cells",
+    "exemplars": "Some trials",
+}
+
+
+class Share(NamedTuple):
+    """A number in per cent with its interval, or nothing where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "–"
+        return f"{100 * self.value:.1f} ({100 * self.low:.0f} to {100 * self.high:.0f})"
+
+
+class FillerLine(NamedTuple):
+    """One filler: median errors by statistic, flips and top-2 agreement."""
+
+    filler: str
+    trials: int
+    errors: dict[str, Share]
+    flips: Share | None
+    top2: Share | None
+
+
+class EvaluationFigure(NamedTuple):
+    """A figure as a page embeds it, and the address of its file."""
+
+    name: str
+    title: str
+    caption: str
+    uri: str
+    href: str
+
+
+class EvaluationLines(NamedTuple):
+    """A table: where its trials lie and what errors are taken against."""
+
+    kind: str
+    reference: str
+    lines: list[FillerLine]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationShown:
+    """An evaluation on a page; ``folder`` is the address of its tables."""
+
+    facts: dict[str, Any]
+    segmenter: str
+    statistics: list[str]
+    tables: list[EvaluationLines]
+    figures: list[EvaluationFigure]
+    folder: str
+
+    @classmethod
+    def read(cls, folder: Path, page: Path) -> Self:
+        """Read what `evaluate_section` or `summarise_brain` wrote, to be shown on a page.
+
+        Raises
+        ------
+        InputError
+            If it is not whole.
+        """
+        summary, classes = read_table(folder, "summary"), read_table(folder, "class_summary")
+        segmenter = str(summary["segmenter"].iloc[0]) if len(summary) else ""
+        shown = summary[(summary["bin"] == ALL) & (summary["segmenter"] == segmenter)]
+        return cls(
+            facts=read_facts(folder),
+            segmenter=segmenter,
+            statistics=[name for name in SHOWN if name in set(shown["statistic"])],
+            tables=[
+                EvaluationLines(kind, reference, lines)
+                for kind, reference in ((INTACT, "original"), (ARTEFACT, "original"), (ARTEFACT, "truth"))
+                if (lines := _lines(shown, classes, kind, reference))
+            ],
+            figures=_figures(folder, page),
+            folder=link(folder, page),
+        )
+
+
+def _lines(summary: pd.DataFrame, classes: pd.DataFrame, kind: str, reference: str) -> list[FillerLine]:
+    part = summary[(summary["kind"] == kind) & (summary["reference"] == reference)]
+    of_kind = classes[(classes["bin"] == ALL) & (classes["kind"] == kind)].set_index("filler")
+    lines = []
+    for filler, rows in part.groupby("filler", sort=False):
+        errors = {
+            r["statistic"]: Share(r["median_error"], r["median_low"], r["median_high"]) for _, r in rows.iterrows()
+        }
+        flips = top2 = None
+        if filler in of_kind.index and reference == "original":
+            row: Any = of_kind.loc[filler]
+            flips = Share(row["flip_rate"], row["flip_low"], row["flip_high"])
+            top2 = Share(row["top2_rate"], row["top2_low"], row["top2_high"])
+        lines.append(FillerLine(str(filler), int(rows["trials"].max()), errors, flips, top2))
+    return lines
+
+
+def _figures(folder: Path, page: Path) -> list[EvaluationFigure]:
+    place = folder / FIGURES
+    try:
+        captions: dict[str, str] = json.loads((place / CAPTIONS).read_text(encoding="utf-8"))
+        return [
+            EvaluationFigure(
+                name,
+                TITLES.get(name, name),
+                caption,
+                "data:image/svg+xml;base64," + base64.b64encode((place / f"{name}.svg").read_bytes()).decode("ascii"),
+                link(place / f"{name}.svg", page),
+            )
+            for name, caption in captions.items()
+        ]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: expected the figures of an evaluation ({error}); evaluate again") from error

@@ -1,0 +1,89 @@
+"""The summary of an evaluation as text: Markdown tables, which are read on a terminal too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cytomend.evaluation.summary import ALL
+
+SHOWN = ("cell density", "cell area", "neighbour distance", "close pairs", "grey mean", "grey std", "power, grain")
+RIM = ("rim matched", "rim displacement")
+
+
+def summary_text(summary: pd.DataFrame, classes: pd.DataFrame) -> str:
+    """Return the tables of an evaluation over all mask fractions.
+
+    Parameters
+    ----------
+    summary, classes : the tables ``summary`` and ``class_summary``
+    """
+    parts = []
+    whole = summary[summary["bin"] == ALL]
+    for key, part in whole.groupby(["kind", "reference", "segmenter"], sort=False):
+        kind, reference, segmenter = (f"{name!s}" for name in key)
+        trials = int(part["trials"].max())
+        parts.append(f"### {_heading(kind, reference)}; cells by `{segmenter}`; {trials} trials")
+        parts.append(f"Median absolute relative error of a trial, %:\n\n{error_table(part, 'median')}")
+        parts.append(f"Relative error of all trials together, %:\n\n{error_table(part, 'pooled')}")
+    for trials_of, part in classes[classes["bin"] == ALL].groupby("kind", sort=False):
+        parts.append(f"### Classes, {trials_of} trials\n\n{class_table(part)}")
+    return "\n\n".join(parts) + "\n" if parts else "No trial: the section has too little intact tissue.\n"
+
+
+def _heading(kind: str, reference: str) -> str:
+    where = {"intact": "On intact tissue", "artefact": "Under real artefacts"}.get(kind, kind)
+    return f"{where}, against " + ("known cells" if reference == "truth" else "the original")
+
+
+def error_table(part: pd.DataFrame, error: str, statistics: Iterable[str] = SHOWN) -> str:
+    """Return fillers x statistics with intervals; ``error`` is ``median`` or ``pooled``."""
+    cells = {(row["filler"], row["statistic"]): row for _, row in part.iterrows()}
+    names = [name for name in statistics if name in set(part["statistic"])]
+    fillers = list(dict.fromkeys(part["filler"]))
+    rows = [[filler, *(_error(cells.get((filler, name)), error) for name in names)] for filler in fillers]
+    return markdown(["filler", *names], rows)
+
+
+def bin_table(part: pd.DataFrame, statistic: str) -> str:
+    """Return fillers x mask fractions: the median error of one statistic."""
+    here = part[part["statistic"] == statistic]
+    cells = {(row["filler"], row["bin"]): row for _, row in here.iterrows()}
+    names = list(dict.fromkeys(here["bin"]))
+    rows = [[f, *(_error(cells.get((f, name)), "median") for name in names)] for f in dict.fromkeys(here["filler"])]
+    return markdown(["filler", *names], rows)
+
+
+def class_table(part: pd.DataFrame) -> str:
+    """Return fillers x (trials, flips, top-2, margin)."""
+    rows = [
+        [
+            str(row["filler"]),
+            str(row["trials"]),
+            _share(row["flip_rate"], row["flip_low"], row["flip_high"]),
+            _share(row["top2_rate"], row["top2_low"], row["top2_high"]),
+            f"{row['margin_change']:+.3f}",
+        ]
+        for _, row in part.iterrows()
+    ]
+    return markdown(["filler", "trials", "flips, %", "top-2, %", "margin change"], rows)
+
+
+def _error(row: pd.Series | None, error: str) -> str:
+    if row is None or not np.isfinite(row[f"{error}_error"]):
+        return "–"
+    sign = "+" if error == "pooled" else ""
+    value, low, high = (100 * row[f"{error}_{end}"] for end in ("error", "low", "high"))
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _share(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; a bar in a name is no border."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

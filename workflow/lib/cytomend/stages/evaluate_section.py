@@ -1,0 +1,361 @@
+"""Evaluate the mending of one section: what downstream models and statistics say of its trials, with controls.
+
+Reads the trials that `cytomend.stages.mend_trials` has mended, and compares what segmenters, a classifier and plain
+statistics say before and after. The same is done with controls in place of the mended pixels:
+
+| filler | what |
+|---|---|
+| the section's sampler, and others | the model |
+| ``floor`` | another patch of the same tissue: how far real tissue is from real tissue |
+| ``renoised`` | the original with fresh noise: the segmenter's own error |
+| ``biharmonic``, ``nearest tissue``, ``local mean`` | simple fillers |
+
+Where the truth is known (phantoms: ``--truth`` is the section before it was damaged, ``--cells`` its cells), errors are
+taken against it too, also under the artefacts themselves. Written into one folder:
+
+| file | what |
+|---|---|
+| ``trials``, ``measurements``, ``arrangement``, ``cells``, ``classes`` ``.parquet``, ``.tsv`` | a row a trial or more |
+| ``summary``, ``class_summary``, ``arrangement_summary`` ``.parquet``, ``.tsv`` | errors with intervals, by bin |
+| ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
+| ``evaluation.json`` | settings, model with checksum, number of trials |
+| ``figures/*.svg``, ``figures/captions.json`` | the figures, and what to see in them |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from cytomend.classification.classifiers import Classifier, open_classifier
+from cytomend.errors import InputError
+from cytomend.evaluation.fillers import Filler, open_filler, renoised
+from cytomend.evaluation.measurement import KNOWN, ORIGINAL, PLACES, TRUTH, Looks, Row, Seen, classify
+from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
+from cytomend.evaluation.summary import summaries
+from cytomend.evaluation.tables import FACTS, GATHERED, table, write_tables
+from cytomend.evaluation.trial_store import MendedTrial, TrialStore
+from cytomend.progress import Progress
+from cytomend.regions.plan import Plan
+from cytomend.report.evaluation_drawing import draw_evaluation
+from cytomend.report.evaluation_figures import Exemplar
+from cytomend.report.evaluation_shown import FIGURES
+from cytomend.segmentation.segmenters import open_segmenter
+from cytomend.stages.mend_shard import plan_identity
+from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.publish import one_writer, publish
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64
+"""Trials that are held at a time."""
+EXEMPLARS = 4
+SURROUNDINGS_UM = 64.0
+FLOOR, RENOISED = "floor", "renoised"
+
+Grey = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """How to look at trials; see the block ``evaluate`` of ``workflow/schemas/config.schema.yaml``."""
+
+    segmenters: list[str]
+    classifier: str | None
+    fillers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files of a section: its scan, and, where they are known, the section before its damage and its cells."""
+
+    image: Path
+    truth: Path | None = None
+    cells: Path | None = None
+
+
+class Views(NamedTuple):
+    """What is read of a trial, all grey.
+
+    ``original`` undamaged, ``scan`` as it is with ``unknown`` pixels, ``other`` tissue for the floor (S, S) each, and
+    the ``surroundings`` of the original.
+    """
+
+    original: Grey
+    scan: Grey
+    unknown: NDArray[np.bool_]
+    other: Grey
+    surroundings: Grey
+
+
+def evaluate_section(
+    sources: Sources, plan_folder: Path, trials: Path, settings: EvaluateSettings, threads: int, out: Path
+) -> Path:
+    """Evaluate the mended trials of a section into the folder ``out`` and return its manifest.
+
+    Raises
+    ------
+    InputError
+        If a file or a name among the settings cannot be used, or truth and scan do not fit each other.
+    """
+    plan, store = Plan.read(plan_folder), TrialStore.open(trials)
+    if store.facts["plan"] != plan_identity(plan_folder):
+        raise InputError(f"{trials}: was made for another plan than {plan_folder}; mend the trials again")
+    with one_writer(out) as work, logging_redirect_tqdm(), ExitStack() as stack:
+        shutil.rmtree(work)
+        (work / FIGURES).mkdir(parents=True)
+        image = stack.enter_context(open_image(sources.image))
+        truth = stack.enter_context(open_image(sources.truth)) if sources.truth else None
+        _check_truth(image, truth)
+        Evaluation(plan, store, image, truth, sources.cells, settings).run(threads, work)
+        return publish(work, out, {"section": plan.facts.section, "trials": len(store)})
+
+
+class Evaluation:
+    """One evaluation: trials, controls and downstream models put together."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: TrialStore,
+        image: SectionImage,
+        truth: SectionImage | None,
+        cells: Path | None,
+        settings: EvaluateSettings,
+    ) -> None:
+        self.plan, self.facts, self.store, self.image, self.truth = plan, plan.facts, store, image, truth
+        self.settings = settings
+        self.segmenters = {name: open_segmenter(name) for name in settings.segmenters}
+        self.classifier: Classifier | None = open_classifier(settings.classifier) if settings.classifier else None
+        self.fillers: Mapping[str, Filler] = {name: open_filler(name) for name in settings.fillers}
+        self.known = _known_cells(cells)
+
+    def run(self, threads: int, work: Path) -> None:
+        """Look at all trials, sum up, and write."""
+        rows: dict[str, list[Row]] = {name: [] for name in GATHERED}
+        exemplars: list[Exemplar] = []
+        with (
+            Progress(f"section {self.facts.section}", len(self.store), "trial") as progress,
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            shown = self._choose_exemplars()
+            for start in range(0, len(self.store), CHUNK):
+                chunk = self.store.read(start, start + CHUNK)
+                views = [self._read(trial.place) for trial in chunk]
+                for trial, seen, found in zip(chunk, views, pool.map(self._look, chunk, views), strict=True):
+                    for name, content in found.items():
+                        rows[name] += [{"section": self.facts.section, **row} for row in content]
+                    if trial.place.trial in shown:
+                        exemplars.append(self._exemplar(trial, seen))
+                progress.update(len(chunk))
+        tables = {name: table(name, content) for name, content in rows.items()}
+        tables |= summaries(tables)
+        write_tables(work, tables)
+        exemplars.sort(key=lambda exemplar: exemplar.fraction)
+        draw_evaluation(work / FIGURES, tables, self.settings.segmenters[0], exemplars)
+        text = json.dumps(self._facts(), indent=1, sort_keys=True) + "\n"
+        (work / FACTS).write_text(text, encoding="utf-8")
+
+    def _choose_exemplars(self) -> set[int]:
+        """Return some trials on intact tissue, from small masks to large ones, to be shown."""
+        chosen = []
+        for start in range(0, len(self.store), CHUNK):
+            places = (trial.place for trial in self.store.read(start, start + CHUNK))
+            chosen += [(place.fraction, place.trial) for place in places if place.kind == INTACT]
+        chosen.sort()
+        picked = np.linspace(0, len(chosen) - 1, min(EXEMPLARS, len(chosen))).round().astype(int)
+        return {chosen[i][1] for i in picked}
+
+    def _read(self, place: Placement) -> Views:
+        """Read what a trial needs; files are read by one thread alone."""
+        whole = self.truth or self.image
+        return Views(
+            original=_grey(whole.read(place.view)),
+            scan=_grey(self.image.read(place.view)),
+            unknown=place.mask | self.plan.mask.read(place.view),
+            other=_grey(whole.read(place.other)),
+            surroundings=self._surroundings(place),
+        )
+
+    def _surroundings(self, place: Placement) -> Grey:
+        around = place.view.grow(round(SURROUNDINGS_UM / self.facts.pixel_size_um)).clip(self.facts.shape)
+        return _grey((self.truth or self.image).read(around))
+
+    def _look(self, trial: MendedTrial, views: Views) -> dict[str, list[Row]]:
+        """Return the rows of one trial, by table."""
+        place, pictures = trial.place, self._pictures(trial, views)
+        looks = Looks(
+            place,
+            views.original,
+            views.surroundings,
+            self.segmenters,
+            pixel_size_um=self.facts.pixel_size_um,
+            value_range=self.facts.value_range,
+        )
+        seen = [looks.look(filler, name, picture) for name in self.segmenters for filler, picture in pictures.items()]
+        if self.known is not None:
+            cells = _cells_in(self.known, place, self.facts.pixel_size_um)
+            seen.append(looks.measured(TRUTH, KNOWN, views.original, cells, cells))
+        classes: list[Row] = []
+        if self.classifier and self.settings.classifier:
+            classes = classify(
+                place,
+                pictures,
+                self.settings.classifier,
+                self.classifier,
+                pixel_size_um=self.facts.pixel_size_um,
+                value_range=self.facts.value_range,
+            )
+        return _rows(place, seen, classes)
+
+    def _pictures(self, trial: MendedTrial, views: Views) -> dict[str, Grey]:
+        """Return the original and all that fills it, each equal to the original outside the mask."""
+        filled = {
+            **{name: _grey(pixels) for name, pixels in trial.fills.items()},
+            FLOOR: views.other,
+            **{name: filler(views.scan, views.unknown) for name, filler in self.fillers.items()},
+        }
+        return {
+            ORIGINAL: views.original,
+            **{name: np.where(trial.place.mask, picture, views.original) for name, picture in filled.items()},
+            RENOISED: renoised(views.original, seed=trial.place.trial),
+        }
+
+    def _exemplar(self, trial: MendedTrial, views: Views) -> Exemplar:
+        """Return a trial to be looked at, with the first segmenter's cells."""
+        place, segmenter = trial.place, next(iter(self.segmenters.values()))
+        pictures = self._pictures(trial, views)
+        before, after = views.original, pictures[next(iter(trial.fills))]
+        low, high = self.facts.value_range
+        cells = [
+            segmenter.find(
+                picture,
+                pixel_size_um=self.facts.pixel_size_um,
+                value_range=self.facts.value_range,
+                surroundings=views.surroundings,
+            )
+            for picture in (before, after)
+        ]
+        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (before, after)]
+        return Exemplar(
+            original=shown[0],
+            mask=place.mask,
+            mended=shown[1],
+            cells_before=cells[0],
+            cells_after=cells[1],
+            pixel_size_um=self.facts.pixel_size_um,
+            fraction=place.fraction,
+            title=f"trial {place.trial}",
+        )
+
+    def _facts(self) -> Row:
+        stored = self.store.facts
+        counts = Counter(ARTEFACT if row[-1] else INTACT for row in self.store.places.tolist())
+        keys = ("section", "cytomend", "model", "checkpoint_sha256", "sampler", "calls", "wanted", "settings", "seed")
+        return {
+            **{key: stored[key] for key in keys},
+            "model_fillers": stored["samplers"],
+            "look": asdict(self.settings),
+            "pixel_size_um": self.facts.pixel_size_um,
+            "trials": {kind: counts[kind] for kind in (INTACT, ARTEFACT)},
+        }
+
+
+def _rows(place: Placement, seen: Sequence[Seen], classes: list[Row]) -> dict[str, list[Row]]:
+    trial: Row = {
+        "trial": place.trial,
+        "kind": place.kind,
+        "fraction": place.fraction,
+        "y0_px": place.patch.y0,
+        "x0_px": place.patch.x0,
+        "patch_px": place.patch.shape[0],
+        "margin_px": place.margin_px,
+        "masked_px": int(place.mask.sum()),
+        "other_y0_px": place.other.y0 + place.margin_px,
+        "other_x0_px": place.other.x0 + place.margin_px,
+    }
+    return {
+        "trials": [trial],
+        "measurements": [s.measurement for s in seen],
+        "arrangement": [row for s in seen for row in s.arrangement],
+        "cells": [row for s in seen for row in s.cells],
+        "classes": classes,
+    }
+
+
+def _grey(pixels: Grey) -> Grey:
+    """Return (C, h, w) as (h, w): the mean of its channels."""
+    if len(pixels) == 1:
+        return np.asarray(pixels[0])
+    mean: Grey = np.rint(pixels.mean(0)).astype(pixels.dtype)
+    return mean
+
+
+def _known_cells(path: Path | None) -> pd.DataFrame | None:
+    """Read a table of known cells.
+
+    Raises
+    ------
+    InputError
+        If it is missing or has other columns.
+    """
+    if path is None:
+        return None
+    try:
+        return pd.read_parquet(path, columns=PLACES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a table of cells with {', '.join(PLACES)} ({error})") from error
+
+
+def _cells_in(cells: pd.DataFrame, place: Placement, pixel_size_um: float) -> pd.DataFrame:
+    """Return the cells of a view, from its own corner."""
+    corner = np.array([place.view.y0, place.view.x0]) * pixel_size_um
+    moved = cells.assign(y_um=cells["y_um"] - corner[0], x_um=cells["x_um"] - corner[1])
+    side_um = place.view.shape[0] * pixel_size_um
+    return moved[((moved[["y_um", "x_um"]] >= 0) & (moved[["y_um", "x_um"]] < side_um)).all(axis=1)]
+
+
+def _check_truth(image: SectionImage, truth: SectionImage | None) -> None:
+    if truth is not None and (truth.shape, truth.channels, truth.dtype) != (image.shape, image.channels, image.dtype):
+        raise InputError(
+            f"{truth.path}: {truth.shape} px, {truth.channels} channels, {truth.dtype}; expected the undamaged"
+            f" {image.path} with {image.shape} px, {image.channels} channels, {image.dtype}"
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--image", type=Path, required=True, help="scan of the section")
+    parser.add_argument("--truth", type=Path, help="the section before it was damaged, if that is known")
+    parser.add_argument("--cells", type=Path, help="its cells (Parquet), if they are known")
+    parser.add_argument("--plan", type=Path, required=True, help="folder of the plan")
+    parser.add_argument("--trials", type=Path, required=True, help="Zarr store of the mended trials")
+    entries = ", ".join(field.name for field in fields(EvaluateSettings))
+    parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the evaluation")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="trials that are looked at at a time")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    if args.threads < 1:
+        raise InputError(f"--threads is {args.threads}, expected at least 1")
+    settings = EvaluateSettings(**json.loads(args.settings))
+    sources = Sources(args.image, args.truth, args.cells)
+    print(evaluate_section(sources, args.plan, args.trials, settings, args.threads, args.out))

@@ -1,0 +1,227 @@
+"""Mend trials: masks laid over intact tissue of a section, to be compared with what had been there.
+
+Everything of an evaluation that needs the model; what is said of the pictures (`cytomend.stages.evaluate_section`) can
+then change without mending again. A trial is mended as a region of its shape would be. Where the truth is known, trials
+lie on the artefacts themselves too. Writes one store (`cytomend.evaluation.trial_store`); a killed job goes on with
+the trials that it had not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from cytomend.diffusion.checkpoint import load_model
+from cytomend.diffusion.named_samplers import open_sampler
+from cytomend.diffusion.record import checkpoint_hash
+from cytomend.diffusion.samplers import Draws
+from cytomend.diffusion.windows import window_denoiser
+from cytomend.errors import InputError
+from cytomend.evaluation.mending import TrialMender
+from cytomend.evaluation.placement import ARTEFACT, INTACT, MARGIN_UM, Placement, place_intact, place_on_artefacts
+from cytomend.evaluation.trial_store import Picture, write_trials
+from cytomend.fingerprint import fingerprint
+from cytomend.geometry import Box
+from cytomend.progress import Progress
+from cytomend.regions.plan import Plan
+from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, plan_identity, provenance_of
+from cytomend.storage.identity import stamp
+from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.publish import keep_only, manifest_of, one_writer, publish, read_manifest, write_whole
+
+log = logging.getLogger(__name__)
+
+CHUNK = 32
+"""Trials that are mended together, and lost when interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """Which trials; see the block ``evaluate`` of ``workflow/schemas/config.schema.yaml``."""
+
+    trials: int
+    artefact_trials: int
+    windows: int
+    samplers: list[str]
+    sampler_trials: int
+    seed: int
+
+
+def mend_trials(
+    image_path: Path,
+    plan_folder: Path,
+    model: Path,
+    mend: MendSettings,
+    settings: TrialSettings,
+    machine: Machine,
+    out: Path,
+) -> Path:
+    """Place and mend the trials of a section and return the manifest of their store.
+
+    Raises
+    ------
+    InputError
+        If a file, the model or a sampler's name cannot be used.
+    """
+    plan = Plan.read(plan_folder)
+    provenance = provenance_of(model, mend, machine, 1)
+    made_from = _hash(
+        plan=plan_identity(plan_folder),
+        image=stamp(image_path),
+        mend=asdict(mend),
+        settings=asdict(settings),
+        code=fingerprint("cytomend.stages.mend_trials"),
+        **provenance,
+    )
+    with one_writer(out) as work, logging_redirect_tqdm(), open_image(image_path) as image:
+        if out.exists() and manifest_of(out).exists() and read_manifest(manifest_of(out)).get("made_from") == made_from:
+            shutil.rmtree(work)
+            return manifest_of(out)
+        keep_only(work, made_from)
+        places = place_trials(image, plan, settings)
+        samplers: dict[str, Draws] = {mend.sampler: mend.choose()}
+        samplers |= {name: open_sampler(name) for name in settings.samplers if name != mend.sampler}
+        calls = {name: sampler.calls for name, sampler in samplers.items()}
+        log.info("section %s: %d trials, network calls %s", plan.facts.section, len(places), calls)
+        menders = _menders(plan, image, model, mend, samplers, machine)
+        shared = _shared(places, settings.sampler_trials)
+        fills = {
+            name: _mend(mender, places if name == mend.sampler else shared, work / "parts" / str(i), name)
+            for i, (name, mender) in enumerate(menders.items())
+        }
+        if checkpoint_hash(model) != provenance["checkpoint_sha256"]:
+            shutil.rmtree(work / "parts", ignore_errors=True)
+            raise InputError(f"{model}: was replaced while it was used; run again")
+        facts = {
+            **provenance,
+            "section": plan.facts.section,
+            "calls": calls,
+            "wanted": settings.trials,
+            "settings": asdict(settings),
+            "plan": plan_identity(plan_folder),
+        }
+        write_trials(work / "store", places, fills, image.channels, np.dtype(image.dtype), facts)
+        manifest = publish(
+            work / "store", out, {"section": plan.facts.section, "trials": len(places), "made_from": made_from}
+        )
+        shutil.rmtree(work)
+        return manifest
+
+
+def place_trials(image: SectionImage, plan: Plan, settings: TrialSettings) -> list[Placement]:
+    """Return where trials lie: on intact tissue, and on artefacts if that is asked for."""
+    facts = plan.facts
+    size = {
+        "patch_px": facts.window_px + (settings.windows - 1) * facts.stride_px,
+        "margin_px": round(MARGIN_UM / facts.pixel_size_um),
+        "seed": settings.seed,
+    }
+    intact = place_intact(image, plan.mask, facts.value_range, count=settings.trials, name=facts.section, **size)
+    if len(intact) < settings.trials:
+        log.warning(
+            "section %s: intact tissue for %d of %d trials of %d px",
+            facts.section,
+            len(intact),
+            settings.trials,
+            size["patch_px"],
+        )
+    corners = plan.regions[["y0_px", "x0_px", "y1_px", "x1_px"]].to_numpy().tolist()
+    boxes = [Box(*map(int, corner)) for corner in corners]
+    return intact + place_on_artefacts(boxes, plan.mask, intact, count=settings.artefact_trials, **size)
+
+
+def _menders(
+    plan: Plan, image: SectionImage, model: Path, mend: MendSettings, samplers: Mapping[str, Draws], machine: Machine
+) -> dict[str, TrialMender]:
+    facts = plan.facts
+    denoiser, record = load_model(model, machine.device)
+    if record.window_px != facts.window_px:
+        raise InputError(
+            f"{model}: window_px is {record.window_px}, the plan was made for {facts.window_px}; plan again"
+        )
+    ask = window_denoiser(
+        denoiser, machine.device, batch=machine.batch_windows, threads=machine.threads, precision=mend.precision
+    )
+    return {
+        name: TrialMender(
+            image,
+            plan.mask,
+            facts.lattice,
+            facts.value_range,
+            ask,
+            sampler,
+            mend.seed,
+            machine.device,
+            machine.group_windows(facts.window_px),
+        )
+        for name, sampler in samplers.items()
+    }
+
+
+def _shared(places: Sequence[Placement], count: int) -> list[Placement]:
+    """Return the trials that further samplers fill too: the first of each kind, whose mask fractions are random."""
+    return [place for kind in (INTACT, ARTEFACT) for place in [p for p in places if p.kind == kind][:count]]
+
+
+def _mend(mender: TrialMender, places: Sequence[Placement], parts: Path, name: str) -> dict[int, Picture]:
+    """Return what a sampler draws, by the trial's number; chunks that an earlier run has drawn are read."""
+    fills: dict[int, Picture] = {}
+    with Progress(name, len(places), "trial") as progress:
+        for start in range(0, len(places), CHUNK):
+            chunk, part = places[start : start + CHUNK], parts / f"{start:06d}.npz"
+            if not part.exists():
+                drawn = mender(chunk)
+                if not all(np.isfinite(picture).all() for picture in drawn):
+                    raise InputError(f"sampler {name}: what it drew is not finite; train the model again")
+                arrays = {str(place.trial): picture for place, picture in zip(chunk, drawn, strict=True)}
+                write_whole(part, partial(_save, arrays=arrays))
+            with np.load(part, allow_pickle=False) as kept:
+                fills |= {int(trial): kept[trial] for trial in kept.files}
+            progress.update(len(chunk))
+    return fills
+
+
+def _save(path: Path, arrays: Mapping[str, Picture]) -> None:
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _hash(**made_from: object) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--image", type=Path, required=True, help="scan of the section")
+    parser.add_argument("--plan", type=Path, required=True, help="folder of the plan")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint (.safetensors)")
+    entries = ", ".join(field.name for field in fields(MendSettings))
+    parser.add_argument("--mend", required=True, help=f"JSON object with {entries}")
+    entries = ", ".join(field.name for field in fields(TrialSettings))
+    parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
+    parser.add_argument("--out", type=Path, required=True, help="Zarr store of the trials")
+    add_machine_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    print(
+        mend_trials(
+            args.image,
+            args.plan,
+            args.model,
+            MendSettings(**json.loads(args.mend)),
+            TrialSettings(**json.loads(args.settings)),
+            Machine.of(args.device, args.threads, args.batch_windows),
+            args.out,
+        )
+    )
