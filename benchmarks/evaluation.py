@@ -66,7 +66,9 @@ def evaluate_phantom(number: int, args: argparse.Namespace) -> Path:
     machine = Machine.of(args.device, 1 if args.device == "cpu" else os.cpu_count() or 1, 64)
     mend = MendSettings(**section.mend)
     if not manifest_of(store).exists():
-        mend_trials(scan, plan, model_file(args.model), mend, TrialSettings(**section.trials), machine, store)
+        # The same masks in every section, so that sections differ by their tissue alone.
+        trials = TrialSettings(**{**section.trials, "seed": 0, "offset": 0.5})
+        mend_trials(scan, plan, model_file(args.model), mend, trials, machine, store)
     if not args.mend_only and not manifest_of(out).exists():
         evaluate_section(Sources(scan, truth, cells), plan, store, EvaluateSettings(**section.evaluate), 1, out)
     return out

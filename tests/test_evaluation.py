@@ -36,6 +36,7 @@ from cytomend.regions.plan import Plan
 from cytomend.report.evaluation_shown import EvaluationShown
 from cytomend.report.pages import write_page
 from cytomend.settings import checked
+from cytomend.sheet import chance
 from cytomend.stages import evaluate_section as evaluate_stage
 from cytomend.stages import mend_trials as stage
 from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate_section
@@ -474,6 +475,17 @@ def test_names_are_known_before_any_job():
         wrong = {**block, part: name if part == "classifier" else [name]}
         with pytest.raises(InputError, match=name.partition(":")[0].replace(".", r"\.")):
             parts.identities(wrong)
+
+
+def test_sections_with_few_trials_cover_all_fractions_together():
+    fractions = []
+    for i in range(60):
+        drawn = chance(f"section-{i}", 0)
+        order = np.random.default_rng([drawn["seed"], 0]).permutation(2)
+        fractions += list(0.05 + 0.45 * (order + drawn["offset"]) / 2)
+    counts = np.histogram(fractions, summary.EDGES)[0]
+    assert counts.min() >= 12  # of 24
+    assert chance("a", 0) == chance("a", 0) != chance("a", 1)
 
 
 def test_samplers_are_named_with_their_settings():

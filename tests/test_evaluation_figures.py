@@ -17,6 +17,7 @@ from cytomend.report.evaluation_figures import (
     EvaluationTables,
     Exemplar,
     better_controls,
+    caption_errors,
     chosen,
     draw_arrangement,
     draw_classes,
@@ -216,8 +217,8 @@ def test_a_filler_looks_the_same_in_every_figure(written):
 
 def test_an_empty_evaluation_says_that_nothing_was_measured(tmp_path):
     figures = write_figures(tmp_path, EvaluationTables())
-    assert set(figures.paths) == NAMES
-    expected = {"errors": 4, "classes": 2, "distributions": 2, "arrangement": 2, "exemplars": 1}
+    assert set(figures.paths) == NAMES - {"exemplars"}
+    expected = {"errors": 4, "classes": 2, "distributions": 2, "arrangement": 2}
     assert {name: texts(path).count("not measured") for name, path in figures.paths.items()} == expected
 
 
@@ -339,3 +340,21 @@ def test_names_that_are_alike_once_cut_both_stand_in_the_legend():
     names = ["x" * 60 + "a", "x" * 60 + "b"]
     (legend,) = draw_errors(summary_of(names), looks_for(names)).legends
     assert len(legend.get_texts()) == 3
+
+
+def test_what_is_no_model_is_a_control_and_named_where_it_errs_less():
+    looks = looks_for(["timemap", "mine", "floor"], models=["timemap"])
+    assert looks["mine"].is_control
+    assert not looks["timemap"].is_control
+    assert not looks_for(["mine"])["mine"].is_control
+    rows = pd.DataFrame(
+        {
+            "statistic": "cell density",
+            "bin": "all",
+            "filler": ["timemap", "mine"],
+            "median_error": [0.3, 0.2],
+            "kind": "intact",
+            "reference": "original",
+        }
+    )
+    assert "cell density, mine" in caption_errors(rows, looks, "cpn")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import shapely
 import torch
 from conftest import blobs, write_tiff
 from scipy import ndimage
@@ -26,6 +27,7 @@ from cytomend.segmentation.record import CpnRecord, CpnSettings
 from cytomend.segmentation.resampling import Resampled, grid_for
 from cytomend.segmentation.segmenters import BUNDLED, open_segmenter
 from cytomend.segmentation.table import COLUMNS, label_contours, table_contours
+from cytomend.stages.segment import _ring
 
 GREY = {"value_range": (0.0, 255.0)}
 
@@ -449,3 +451,12 @@ def test_segment_refuses_what_it_cannot_use(scan, tmp_path, capsys):
         assert main(["segment", *command]) == 2
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+def test_a_contour_that_crosses_itself_is_written_as_a_valid_polygon():
+    bow = np.array([(0, 0), (10, 10), (10, 0), (0, 9)], float)
+    ring = shapely.Polygon(_ring(bow))
+    assert ring.is_valid
+    assert ring.area > 20
+    square = np.array([(1, 2), (1, 6), (5, 6), (5, 2)], float)
+    assert shapely.Polygon(_ring(square)).equals(shapely.Polygon(square[:, ::-1]))

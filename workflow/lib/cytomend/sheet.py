@@ -7,6 +7,7 @@ has thousands of rows.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,12 +145,22 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
         trials={
             "trials": own("trials", "evaluate"),
             "artefact_trials": config["evaluate"]["artefact_trials"] if row["truth"] else 0,
-            **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials", "seed")},
+            **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials")},
+            **chance(row["section"], config["evaluate"]["seed"]),
         },
         evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers")},
         truth=Path(row["truth"]) if row["truth"] else None,
         cells=Path(row["cells"]) if row["cells"] else None,
     )
+
+
+def chance(section: str, seed: int) -> Record:
+    """Return seed and offset of a section's masks: others in each, so that few trials a section cover all fractions."""
+    digest = hashlib.blake2b(f"{seed} {section}".encode(), digest_size=8).digest()
+    return {
+        "seed": int.from_bytes(digest[:4], "big"),
+        "offset": round(int.from_bytes(digest[4:], "big") / (1 << 32), 6) % 1.0,
+    }
 
 
 def _window(record: ModelSettings, stride_px: int | None, where: str) -> Record:

@@ -7,14 +7,14 @@ and shows tissue. Places follow from the section's name and the seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytomend.evaluation.trials import stratified_masks
+from cytomend.evaluation.trials import FRACTIONS, stratified_masks
 from cytomend.geometry import Box
 from cytomend.regions.annotation import Masked
 from cytomend.regions.intact import intact_squares
@@ -27,8 +27,10 @@ MARGIN_UM = 32.0
 TISSUE_SHARE = 0.75
 """Of a view, so that no trial asks for cells on glass."""
 
+TRIES = 8
+"""Places that are tried for a trial on an artefact: some lie at the rim of the section, or on another trial."""
+
 Mask = NDArray[np.bool_]
-Read = Callable[[Box], Mask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def place_intact(
     margin_px: int,
     name: str,
     seed: int,
+    offset: float = 0.5,
 ) -> list[Placement]:
     """Return up to ``count`` trials on intact tissue, their mask fractions spread evenly over 5 to 50 %.
 
@@ -74,6 +77,7 @@ def place_intact(
     patch_px, margin_px : side of the patches, and what a view is wider on each side
     name : of the section, which decides the places
     seed : of the masks
+    offset : where each mask's fraction lies in its stratum, in [0, 1)
     """
     side = patch_px + 2 * margin_px
 
@@ -81,7 +85,7 @@ def place_intact(
         return tissue_share(image.read(box), value_range) >= TISSUE_SHARE
 
     views = list(islice(filter(shows_tissue, intact_squares(image.shape, mask, side, name)), count))
-    masks = stratified_masks(len(views), patch_px, seed)
+    masks = stratified_masks(len(views), patch_px, seed, offset)
     placed = []
     for i, (view, own) in enumerate(zip(views, masks, strict=True)):
         other = next(filter(shows_tissue, _beside(view, mask, np.random.default_rng([seed, 3, i]))), None)
@@ -119,7 +123,7 @@ def place_on_artefacts(
     margin_px: int,
     seed: int,
 ) -> list[Placement]:
-    """Return up to ``count`` trials on real artefacts, for sections whose truth is known.
+    """Return up to ``count`` trials on real artefacts, for sections whose truth is known; their patches do not overlap.
 
     Parameters
     ----------
@@ -129,22 +133,28 @@ def place_on_artefacts(
     count, patch_px, margin_px, seed : as for intact trials
     """
     side = patch_px + 2 * margin_px
-    height, width = mask.shape
     rng = np.random.default_rng([seed, 4])
+    areas = np.array([mask.read(box).sum() for box in boxes], float)
     placed: list[Placement] = []
-    if not boxes or not intact:
-        return placed
-    for _ in range(4 * count):  # some artefacts lie too near to the rim of the section
-        box = boxes[int(rng.integers(len(boxes)))]
-        y, x = (int(rng.integers(low, high)) - side // 2 for low, high in ((box.y0, box.y1), (box.x0, box.x1)))
-        view = Box(y, x, y + side, x + side)
-        if y < 0 or x < 0 or view.y1 > height or view.x1 > width or len(placed) == count:
+    for _ in range(TRIES * count if intact and areas.sum() else 0):
+        view = _around(boxes[int(rng.choice(len(boxes), p=areas / areas.sum()))], mask, side, rng)
+        if view is None or len(placed) == count:
             continue
-        own = np.pad(mask.read(view.grow(-margin_px)), margin_px)
-        if own.mean() * side**2 < 0.05 * patch_px**2:
-            continue
+        patch = view.grow(-margin_px)
+        own = np.pad(mask.read(patch), margin_px)
         apart = [p.view for p in intact if p.view.intersect(view).is_empty]
-        if apart:
-            other = min(apart, key=lambda o: (o.y0 - view.y0) ** 2 + (o.x0 - view.x0) ** 2)
-            placed.append(Placement(len(intact) + len(placed), ARTEFACT, view, margin_px, own, other))
+        taken = any(not patch.intersect(p.patch).is_empty for p in placed)
+        if taken or not apart or own.sum() < FRACTIONS[0] * patch_px**2:
+            continue
+        other = min(apart, key=lambda o: (o.y0 - view.y0) ** 2 + (o.x0 - view.x0) ** 2)
+        placed.append(Placement(len(intact) + len(placed), ARTEFACT, view, margin_px, own, other))
     return placed
+
+
+def _around(box: Box, mask: Masked, side: int, rng: np.random.Generator) -> Box | None:
+    """Return a view around a random pixel of an artefact, if it lies in the section."""
+    own = mask.read(box)
+    y, x = np.unravel_index(int(rng.choice(np.flatnonzero(own))), own.shape)
+    corner = box.y0 + int(y) - side // 2, box.x0 + int(x) - side // 2
+    view = Box(*corner, corner[0] + side, corner[1] + side)
+    return view if view.clip(mask.shape) == view else None

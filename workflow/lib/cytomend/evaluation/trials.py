@@ -42,11 +42,14 @@ class Trial:
         return np.where(self.mask, self.other, self.patch)
 
 
-def stratified_masks(count: int, side_px: int, seed: int) -> list[Mask]:
-    """Return masks whose fractions of the patch are spread evenly over `FRACTIONS`, in random order."""
+def stratified_masks(count: int, side_px: int, seed: int, offset: float = 0.5) -> list[Mask]:
+    """Return masks whose fractions of the patch are spread evenly over `FRACTIONS`, in random order.
+
+    ``offset``, in [0, 1), is where each fraction lies in its stratum.
+    """
     low, high = FRACTIONS
     order = np.random.default_rng([seed, 0]).permutation(count)
-    fractions = low + (high - low) * (order + 0.5) / count
+    fractions = low + (high - low) * (order + offset) / count
     return [mask_of(np.random.default_rng([seed, 1, i]), side_px, float(f)) for i, f in enumerate(fractions)]
 
 

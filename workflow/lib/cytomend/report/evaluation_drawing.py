@@ -15,7 +15,11 @@ from cytomend.storage.publish import write_whole
 
 
 def draw_evaluation(
-    folder: Path, tables: Mapping[str, pd.DataFrame], segmenter: str, exemplars: Sequence[Exemplar] = ()
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    segmenter: str,
+    models: Sequence[str],
+    exemplars: Sequence[Exemplar] = (),
 ) -> None:
     """Write ``NAME.svg`` for each figure and ``captions.json``.
 
@@ -24,6 +28,7 @@ def draw_evaluation(
     folder : of the figures
     tables : all tables of an evaluation, by name
     segmenter : whose cells are drawn
+    models : fillers that are the model, by one sampler or another
     exemplars : trials to be looked at
     """
     cells = tables["cells"]
@@ -36,6 +41,7 @@ def draw_evaluation(
         arrangement=tables["arrangement_summary"],
         exemplars=exemplars,
         cell_areas_um2=areas,
+        models=models,
     )
     captions = json.dumps(write_figures(folder, drawn, segmenter=segmenter).captions, indent=1) + "\n"
     write_whole(folder / CAPTIONS, lambda path: path.write_text(captions, encoding="utf-8"))

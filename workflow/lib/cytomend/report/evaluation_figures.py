@@ -8,7 +8,7 @@ not hold is a panel that says so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ LEGEND_LETTERS = 126
 """What fits below a figure; a column takes eight more than its longest name."""
 
 ORIGINAL, FLOOR, ALL, KNOWN = "original", "floor", "all", "known cells"
+NO_FILLERS = ("original", "floor", "renoised")
 CONTROLS = ("renoised", "biharmonic", "nearest tissue", "local mean")
 SAID = {FLOOR: "floor (other real tissue)", "renoised": "renoised (original, new noise)"}
 """Fillers whose name says too little."""
@@ -124,7 +125,11 @@ class Exemplar:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTables:
-    """What is drawn; a table may be empty. ``cell_areas_um2`` are the areas of single cells by filler."""
+    """What is drawn; a table may be empty.
+
+    ``cell_areas_um2`` are the areas of single cells by filler; ``models`` names the fillers that are models, if that is
+    known: all others are controls then.
+    """
 
     summary: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -132,6 +137,7 @@ class EvaluationTables:
     arrangement: pd.DataFrame = field(default_factory=pd.DataFrame)
     exemplars: Sequence[Exemplar] = ()
     cell_areas_um2: Mapping[str, Float] = field(default_factory=dict)
+    models: Sequence[str] = ()
 
 
 class WrittenFigures(NamedTuple):
@@ -190,7 +196,8 @@ def draw_figures(tables: EvaluationTables, segmenter: str) -> dict[str, tuple[Fi
         draw_arrangement(arrangement, looks),
         caption_arrangement(arrangement, segmenter),
     )
-    drawn["exemplars"] = draw_exemplars(tables.exemplars), caption_exemplars(tables.exemplars)
+    if tables.exemplars:
+        drawn["exemplars"] = draw_exemplars(tables.exemplars), caption_exemplars(tables.exemplars)
     return drawn
 
 
@@ -530,20 +537,27 @@ def looks_of(tables: EvaluationTables) -> dict[str, Look]:
     """Return how each filler of any table is drawn, in the order of the legend: models before controls."""
     named = (fillers_of(table) for table in (tables.summary, tables.classes, tables.measurements, tables.arrangement))
     names = list(dict.fromkeys([*(name for names in named for name in names), *tables.cell_areas_um2]))
-    return looks_for(names)
+    return looks_for(names, tables.models)
 
 
-def looks_for(fillers: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each filler.
+def looks_for(fillers: Sequence[str], models: Sequence[str] = ()) -> dict[str, Look]:
+    """Return a look for each filler; without ``models``, what is none of the usual controls counts as one.
 
     >>> list(looks_for(["biharmonic", "mine", "floor"]))
     ['floor', 'mine', 'biharmonic']
     """
     others = [name for name in fillers if name not in COLOURS]
     known_first = [name for name in (ORIGINAL, FLOOR) if name in fillers]
-    models = [name for name in fillers if name not in (ORIGINAL, FLOOR, *CONTROLS)]
-    controls = [name for name in CONTROLS if name in fillers]
-    return {name: look_of(name, others) for name in (*known_first, *models, *controls)}
+    rest = [name for name in fillers if name not in (ORIGINAL, FLOOR, *CONTROLS)]
+    drawn = [name for name in rest if not models or name in models]
+    controls = [name for name in (*CONTROLS, *rest) if name in fillers and name not in drawn]
+    looks = {name: look_of(name, others) for name in (*known_first, *drawn, *controls)}
+    return {name: as_control(look) if name in controls else look for name, look in looks.items()}
+
+
+def as_control(look: Look) -> Look:
+    """Return the look of a filler that is no model: thin, above the models' lines."""
+    return replace(look, width=min(look.width, 1.2), is_control=True)
 
 
 def look_of(name: str, others: Sequence[str]) -> Look:
@@ -564,7 +578,7 @@ def compared(names: Iterable[str], looks: Mapping[str, Look]) -> list[str]:
     """Return whose distributions are shown: original, floor and models; controls only where there is no model."""
     there = ordered(dict.fromkeys(names), looks)
     models = [name for name in there if not looks[name].is_control]
-    return [name for name in there if name in (ORIGINAL, FLOOR, *(models or CONTROLS))]
+    return [name for name in there if name in (ORIGINAL, FLOOR, *(models or there))]
 
 
 def ordered(names: Iterable[str], looks: Mapping[str, Look]) -> list[str]:
@@ -653,13 +667,13 @@ def caption_errors(rows: pd.DataFrame, looks: Mapping[str, Look], segmenter: str
     where = "under real artefacts" if (rows["kind"] == "artefact").any() else "on intact tissue"
     text = (
         f"Median relative error of a trial {where} against {against} (segmenter: {plain(segmenter)}), lower is better,"
-        " with 95 % bootstrap intervals; errors inside or below the grey band are no larger than those of real tissue"
-        " from elsewhere in the section."
+        " with 95 % bootstrap intervals; errors inside or below the grey band are no larger than those of the floor,"
+        " other real tissue of the section in the same place."
     )
     if ORIGINAL in fillers_of(rows):
         text += " The line of the original is the segmenter's own error, on undamaged tissue."
     better = better_controls(rows, looks)
-    return f"{text} Better than every model: {'; '.join(better)}." if better else text
+    return f"{text} With a lower median than every model: {'; '.join(better)}." if better else text
 
 
 def better_controls(rows: pd.DataFrame, looks: Mapping[str, Look]) -> list[str]:
@@ -668,7 +682,7 @@ def better_controls(rows: pd.DataFrame, looks: Mapping[str, Look]) -> list[str]:
     for statistic in PANELS:
         errors = chosen(rows, statistic=statistic, bin=ALL).set_index("filler")["median_error"].dropna()
         models = [name for name in errors.index if not looks[name].is_control]
-        fillers = [name for name in errors.index if name in CONTROLS and name != "renoised"]
+        fillers = [name for name in errors.index if looks[name].is_control and name not in NO_FILLERS]
         better = [name for name in fillers if models and errors[name] < errors[models].min()]
         found += [f"{statistic}, {' and '.join(better)}"] if better else []
     return found

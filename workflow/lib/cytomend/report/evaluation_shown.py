@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cytomend.errors import InputError
+from cytomend.evaluation.measurement import ORIGINAL
 from cytomend.evaluation.placement import ARTEFACT, INTACT
 from cytomend.evaluation.summary import ALL
 from cytomend.evaluation.tables import read_facts, read_table
@@ -19,7 +20,9 @@ from cytomend.report.pages import link
 
 FIGURES = "figures"
 CAPTIONS = "captions.json"
-SHOWN = ("cell density", "cell area", "neighbour distance", "close pairs", "grey mean", "grey std")
+SHOWN = ("cell density", "cell area", "neighbour distance", "close pairs", "rim matched", "grey mean", "grey std")
+FEWEST = 5
+"""Trials below which an interval says nothing."""
 TITLES = {
     "errors": "Errors against how much is masked",
     "errors-truth": "Errors against the known cells",
@@ -37,19 +40,24 @@ class Share(NamedTuple):
     value: float
     low: float
     high: float
+    trials: int
+    signed: bool = False
 
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "–"
-        return f"{100 * self.value:.1f} ({100 * self.low:.0f} to {100 * self.high:.0f})"
+        sign = "+" if self.signed else ""
+        value, low, high = (f"{100 * part:{sign}.1f}" for part in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})" if self.trials >= FEWEST else value
 
 
 class FillerLine(NamedTuple):
-    """One filler: median errors by statistic, flips and top-2 agreement."""
+    """One filler: errors of all trials together and median errors by statistic, flips and top-2 agreement."""
 
     filler: str
     trials: int
-    errors: dict[str, Share]
+    pooled: dict[str, Share]
+    medians: dict[str, Share]
     flips: Share | None
     top2: Share | None
 
@@ -79,6 +87,7 @@ class EvaluationShown:
     facts: dict[str, Any]
     segmenter: str
     statistics: list[str]
+    cells: int
     tables: list[EvaluationLines]
     figures: list[EvaluationFigure]
     folder: str
@@ -98,6 +107,7 @@ class EvaluationShown:
         return cls(
             facts=read_facts(folder),
             segmenter=segmenter,
+            cells=_original_cells(folder, segmenter),
             statistics=[name for name in SHOWN if name in set(shown["statistic"])],
             tables=[
                 EvaluationLines(kind, reference, lines)
@@ -109,20 +119,30 @@ class EvaluationShown:
         )
 
 
+def _original_cells(folder: Path, segmenter: str) -> int:
+    """Return how many cells all masks on intact tissue together hold in the originals."""
+    rows = read_table(folder, "measurements")
+    own = (rows["filler"] == ORIGINAL) & (rows["segmenter"] == segmenter) & (rows["kind"] == INTACT)
+    return int(rows.loc[own, "cells"].sum())
+
+
 def _lines(summary: pd.DataFrame, classes: pd.DataFrame, kind: str, reference: str) -> list[FillerLine]:
     part = summary[(summary["kind"] == kind) & (summary["reference"] == reference)]
     of_kind = classes[(classes["bin"] == ALL) & (classes["kind"] == kind)].set_index("filler")
     lines = []
     for filler, rows in part.groupby("filler", sort=False):
-        errors = {
-            r["statistic"]: Share(r["median_error"], r["median_low"], r["median_high"]) for _, r in rows.iterrows()
-        }
+        pooled, medians = {}, {}
+        for _, r in rows.iterrows():
+            pooled[r["statistic"]] = Share(
+                r["pooled_error"], r["pooled_low"], r["pooled_high"], r["trials"], signed=True
+            )
+            medians[r["statistic"]] = Share(r["median_error"], r["median_low"], r["median_high"], r["median_trials"])
         flips = top2 = None
         if filler in of_kind.index and reference == "original":
             row: Any = of_kind.loc[filler]
-            flips = Share(row["flip_rate"], row["flip_low"], row["flip_high"])
-            top2 = Share(row["top2_rate"], row["top2_low"], row["top2_high"])
-        lines.append(FillerLine(str(filler), int(rows["trials"].max()), errors, flips, top2))
+            flips = Share(row["flip_rate"], row["flip_low"], row["flip_high"], row["trials"])
+            top2 = Share(row["top2_rate"], row["top2_low"], row["top2_high"], row["trials"])
+        lines.append(FillerLine(str(filler), int(rows["trials"].max()), pooled, medians, flips, top2))
     return lines
 
 

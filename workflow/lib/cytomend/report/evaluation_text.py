@@ -9,8 +9,16 @@ import pandas as pd
 
 from cytomend.evaluation.summary import ALL
 
-SHOWN = ("cell density", "cell area", "neighbour distance", "close pairs", "grey mean", "grey std", "power, grain")
-RIM = ("rim matched", "rim displacement")
+SHOWN = (
+    "cell density",
+    "cell area",
+    "neighbour distance",
+    "close pairs",
+    "rim matched",
+    "grey mean",
+    "grey std",
+    "power, grain",
+)
 
 
 def summary_text(summary: pd.DataFrame, classes: pd.DataFrame) -> str:

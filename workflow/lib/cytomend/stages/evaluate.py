@@ -15,7 +15,7 @@ from cytomend.evaluation.tables import read_table
 from cytomend.report.evaluation_text import summary_text
 from cytomend.settings import checked
 from cytomend.sheet import SectionSettings
-from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate_section
+from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate_section, open_parts
 from cytomend.stages.mend import section_of
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
@@ -33,6 +33,8 @@ def evaluate(section: SectionSettings, sources: Sources, machine: Machine, out: 
     An interrupted evaluation goes on when it is called with the same settings.
     """
     work = out.with_name(f".{out.name}.evaluating")
+    settings = EvaluateSettings(**section.evaluate)
+    open_parts(settings)  # a wrong name is told before hours of mending
     with locked(work):
         value_range = section.plan["value_range"]
         plan_section(
@@ -50,7 +52,6 @@ def evaluate(section: SectionSettings, sources: Sources, machine: Machine, out: 
             machine,
             work / "trials.zarr",
         )
-        settings = EvaluateSettings(**section.evaluate)
         evaluate_section(sources, work / "plan", work / "trials.zarr", settings, machine.threads, out)
         shutil.rmtree(work)
     return out

@@ -30,7 +30,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -56,7 +56,7 @@ from cytomend.regions.plan import Plan
 from cytomend.report.evaluation_drawing import draw_evaluation
 from cytomend.report.evaluation_figures import Exemplar
 from cytomend.report.evaluation_shown import FIGURES
-from cytomend.segmentation.segmenters import open_segmenter
+from cytomend.segmentation.segmenters import Segmenter, open_segmenter
 from cytomend.stages.mend_shard import plan_identity
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import one_writer, publish
@@ -127,6 +127,29 @@ def evaluate_section(
         return publish(work, out, {"section": plan.facts.section, "trials": len(store)})
 
 
+class Parts(NamedTuple):
+    """What looks at pictures, and the simple fillers, by name."""
+
+    segmenters: dict[str, Segmenter]
+    classifier: Classifier | None
+    fillers: dict[str, Filler]
+
+
+def open_parts(settings: EvaluateSettings) -> Parts:
+    """Load what an evaluation is put together from.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or a file or module cannot be used.
+    """
+    return Parts(
+        {name: open_segmenter(name) for name in settings.segmenters},
+        open_classifier(settings.classifier) if settings.classifier else None,
+        {name: open_filler(name) for name in settings.fillers},
+    )
+
+
 class Evaluation:
     """One evaluation: trials, controls and downstream models put together."""
 
@@ -141,9 +164,7 @@ class Evaluation:
     ) -> None:
         self.plan, self.facts, self.store, self.image, self.truth = plan, plan.facts, store, image, truth
         self.settings = settings
-        self.segmenters = {name: open_segmenter(name) for name in settings.segmenters}
-        self.classifier: Classifier | None = open_classifier(settings.classifier) if settings.classifier else None
-        self.fillers: Mapping[str, Filler] = {name: open_filler(name) for name in settings.fillers}
+        self.segmenters, self.classifier, self.fillers = open_parts(settings)
         self.known = _known_cells(cells)
 
     def run(self, threads: int, work: Path) -> None:
@@ -168,7 +189,7 @@ class Evaluation:
         tables |= summaries(tables)
         write_tables(work, tables)
         exemplars.sort(key=lambda exemplar: exemplar.fraction)
-        draw_evaluation(work / FIGURES, tables, self.settings.segmenters[0], exemplars)
+        draw_evaluation(work / FIGURES, tables, self.settings.segmenters[0], self.store.facts["samplers"], exemplars)
         text = json.dumps(self._facts(), indent=1, sort_keys=True) + "\n"
         (work / FACTS).write_text(text, encoding="utf-8")
 

@@ -55,6 +55,7 @@ class TrialSettings:
     samplers: list[str]
     sampler_trials: int
     seed: int
+    offset: float = 0.5
 
 
 def mend_trials(
@@ -126,7 +127,9 @@ def place_trials(image: SectionImage, plan: Plan, settings: TrialSettings) -> li
         "margin_px": round(MARGIN_UM / facts.pixel_size_um),
         "seed": settings.seed,
     }
-    intact = place_intact(image, plan.mask, facts.value_range, count=settings.trials, name=facts.section, **size)
+    intact = place_intact(
+        image, plan.mask, facts.value_range, count=settings.trials, name=facts.section, offset=settings.offset, **size
+    )
     if len(intact) < settings.trials:
         log.warning(
             "section %s: intact tissue for %d of %d trials of %d px",

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import shapely
 from numpy.typing import NDArray
 
 from cytomend.errors import InputError
@@ -196,15 +197,22 @@ def write_geojson(path: Path, table: Path, pixel_size_um: float) -> None:
 def _features(cells: pd.DataFrame, pixel_size_um: float) -> Iterator[dict[str, Any]]:
     contours = table_contours(cells, pixel_size_um)
     for contour, area_um2, score in zip(contours, cells["area_um2"], cells["score"], strict=True):
-        ring: list[Sequence[float]] = [[round(float(x), 2), round(float(y), 2)] for y, x in contour]
         yield {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+            "geometry": {"type": "Polygon", "coordinates": [_ring(contour)]},
             "properties": {
                 "objectType": "detection",
                 "measurements": {"area µm^2": round(float(area_um2), 2), "score": round(float(score), 4)},
             },
         }
+
+
+def _ring(contour: NDArray[np.floating[Any]]) -> list[list[float]]:
+    """Return the closed ring of a contour, (y, x) in px; of one that crosses itself its largest part."""
+    whole = shapely.make_valid(shapely.Polygon(np.round(contour[:, ::-1], 2)))
+    areas = [part for part in shapely.get_parts(whole) if part.geom_type == "Polygon"]
+    ring = max(areas, key=lambda part: part.area).exterior if areas else shapely.Polygon(contour[:, ::-1]).exterior
+    return [[round(float(x), 2), round(float(y), 2)] for x, y in ring.coords]
 
 
 def check_places(outputs: Sequence[Path], sources: Sequence[Path], *, overwrite: bool) -> None:

@@ -155,8 +155,8 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
         tables |= summaries(tables)
         write_tables(work, tables)
         segmenters = list(dict.fromkeys(tables["measurements"]["segmenter"]))
-        draw_evaluation(work / FIGURES, tables, segmenters[0] if segmenters else "")
         record = total_facts([read_facts(folder) for folder in evaluations])
+        draw_evaluation(work / FIGURES, tables, segmenters[0] if segmenters else "", record["model_fillers"])
         (work / FACTS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return publish(work, out, {"sections": len(evaluations)})
 
