@@ -45,7 +45,7 @@ from cytomend.stages.mend_trials import TrialSettings, mend_trials
 from cytomend.stages.plan_section import plan_section
 from cytomend.stages.summarise_brain import Totals, summarise_evaluations
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import damaged_files
+from cytomend.storage.publish import damaged_files, manifest_of, publish
 
 LATTICE = Lattice(32, 24)
 
@@ -339,9 +339,12 @@ def test_a_page_shows_model_and_controls_and_escapes_their_names(evaluation, tmp
 
 def test_the_evaluations_of_sections_add_up(evaluation, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(evaluation, other)
+    shutil.copytree(evaluation, tmp_path / "work")
     for name in GATHERED:
-        read_table(other, name).assign(section="s2").to_parquet(other / f"{name}.parquet")
+        read_table(evaluation, name).assign(section="s2").to_parquet(tmp_path / "work" / f"{name}.parquet")
+    facts = json.dumps({**read_facts(evaluation), "section": "s2"})
+    (tmp_path / "work" / "evaluation.json").write_text(facts)
+    publish(tmp_path / "work", other, {})
     summarise_evaluations([evaluation, other], tmp_path / "brain")
     one, both = (read_table(folder, "summary").query("bin == 'all'") for folder in (evaluation, tmp_path / "brain"))
     assert both["trials"].tolist() == [2 * n for n in one["trials"]]
@@ -459,6 +462,118 @@ def test_a_developers_own_parts_get_their_rows(phantom, tiny_model, tmp_path, mo
     assert set(classes["classifier"]) == {"my_parts:Coin"}
     black = read_table(out, "classes").query("filler == 'my_parts:black' and fraction > 0.4")
     assert (black["top1"] == "dark").all()
+
+
+BROKEN = """
+import numpy as np, pandas as pd
+from cytomend.diffusion.samplers import SAMPLERS
+
+def table(**columns):
+    usual = {"y_um": [5.0], "x_um": [5.0], "area_um2": [50.0], "score": [1.0]}
+    return pd.DataFrame({**usual, **columns, "contour_y_um": [np.zeros(3)], "contour_x_um": [np.zeros(3)]})
+
+class Finds:
+    found = table()
+    def find(self, image, **how):
+        image[:] = 0
+        return self.found
+
+class NoNumber(Finds):
+    found = table(area_um2=[np.nan])
+
+class Outside(Finds):
+    found = table(y_um=[-3.0])
+
+class Raises(Finds):
+    def find(self, image, **how):
+        raise RuntimeError("out of order")
+
+class OneClass:
+    name, classes = "one", ("a",)
+    def predict(self, patches, pixel_size_um):
+        return np.zeros((len(patches), 1), np.float32)
+
+class Nothing:
+    calls = 1
+    def run(self, denoise, image, known, alpha_bar, noise):
+        yield image * float("nan")
+
+NAN = Nothing()
+"""
+
+
+@pytest.fixture
+def broken_parts(tmp_path, monkeypatch):
+    (tmp_path / "broken_parts.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_parts", raising=False)
+
+
+@pytest.mark.usefixtures("broken_parts")
+@pytest.mark.parametrize(
+    ("parts_given", "sentence"),
+    [
+        ({"segmenters": ["broken_parts:NoNumber"]}, "NoNumber.*finite places and positive areas"),
+        ({"segmenters": ["broken_parts:Raises"]}, "Raises.*RuntimeError: out of order"),
+        ({"classifier": "broken_parts:OneClass"}, "OneClass.*at least 2"),
+        ({"samplers": ["broken_parts:NAN"]}, "NAN.*not finite"),
+    ],
+)
+def test_a_broken_plug_in_is_named(parts_given, sentence, phantom, tiny_model, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        evaluated(phantom, tiny_model(), tmp_path / "evaluation", trials=1, artefact_trials=0, **parts_given)
+    assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.usefixtures("broken_parts")
+def test_a_segmenter_cannot_change_the_picture_and_cells_outside_it_do_not_count(phantom, tiny_model, tmp_path):
+    named = ["broken_parts:Finds", "broken_parts:Outside"]
+    out = evaluated(phantom, tiny_model(), tmp_path / "out", trials=1, artefact_trials=0, segmenters=named)
+    rows = read_table(out, "measurements").query("filler == 'original'")
+    assert (rows["grey mean"] > 20).all()
+    assert (rows["cells"] == 0).all()
+
+
+def test_damaged_trials_and_evaluations_are_refused(phantom, tiny_model, evaluation, tmp_path):
+    plan, trials = tmp_path / "plan", tmp_path / "trials.zarr"
+    scan = phantom / "section.tif"
+    plan_section(scan, phantom / "mask.tif", plan_settings(), plan)
+    mend_trials(scan, plan, tiny_model(), mend_settings(), trial_settings(trials=1), cpu(), trials)
+    chunk = next(path for path in sorted((trials / "fill-0" / "c").rglob("*")) if path.is_file())
+    chunk.unlink()
+    with pytest.raises(InputError, match="is missing or was altered"):
+        evaluate_section(Sources(scan), plan, trials, settings(), 1, tmp_path / "out")
+    copy = tmp_path / "evaluation"
+    shutil.copytree(evaluation, copy)
+    shutil.copy(manifest_of(evaluation), manifest_of(copy))
+    with pytest.raises(InputError, match="evaluated twice"):
+        summarise_evaluations([evaluation, copy], tmp_path / "brain")
+    read_table(copy, "measurements").head(3).to_parquet(copy / "measurements.parquet")
+    with pytest.raises(InputError, match=r"measurements\.parquet is missing or was altered"):
+        summarise_evaluations([copy], tmp_path / "brain")
+
+
+def test_an_evaluation_does_not_replace_what_it_is_made_from(phantom, tmp_path):
+    for out in (tmp_path / "trials.zarr", tmp_path, phantom):
+        with pytest.raises(InputError, match="would replace or change"):
+            evaluate_section(
+                Sources(phantom / "section.tif"), tmp_path / "plan", tmp_path / "trials.zarr", settings(), 1, out
+            )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda cells: cells.assign(area_um2=0.0), "positive areas"),
+        (lambda cells: cells.assign(y_um=cells["y_um"] + 1e6), "given in µm"),
+        (lambda cells: cells.assign(y_um="far"), "expected a table of cells"),
+    ],
+)
+def test_known_cells_that_mean_nothing_are_refused(change, sentence, phantom, tmp_path):
+    change(pd.read_parquet(phantom / "cells.parquet")).to_parquet(tmp_path / "cells.parquet")
+    plan_section(phantom / "section.tif", phantom / "mask.tif", plan_settings(), tmp_path / "plan")
+    with pytest.raises(InputError, match=sentence):
+        evaluate_stage._known_cells(tmp_path / "cells.parquet", Plan.read(tmp_path / "plan").facts)
 
 
 def test_names_are_known_before_any_job():

@@ -10,11 +10,12 @@ import hashlib
 import importlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cytomend.errors import InputError
+from cytomend.errors import InputError, ResourceError
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -41,7 +42,7 @@ def plugin(name: str, what: str, wanted: Sequence[str] = ()) -> Any:  # noqa: AN
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # it may fail in any way while it is imported
         raise InputError(
             f"{what} {name!r}: cannot be imported ({error}); expected package.module:attribute, installed or on"
             " PYTHONPATH"
@@ -51,6 +52,19 @@ def plugin(name: str, what: str, wanted: Sequence[str] = ()) -> Any:  # noqa: AN
             f"{what} {name!r}: expected an object with {', '.join(wanted)}, found none of {', '.join(missing)}"
         )
     return found
+
+
+@contextmanager
+def blamed_on(what: str, name: str) -> Iterator[None]:
+    """Turn whatever goes wrong in a plug-in into a sentence that names it; our own parts keep their errors."""
+    try:
+        yield
+    except (InputError, ResourceError) as error:
+        raise type(error)(f"{what} {name!r}: {error}") from error
+    except Exception as error:
+        if not is_plugin(name):
+            raise
+        raise InputError(f"{what} {name!r}: failed with {type(error).__name__}: {error}") from error
 
 
 def source_hash(name: str) -> str:

@@ -14,10 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cytomend.classification.classifiers import Classifier
+from cytomend.errors import InputError
 from cytomend.evaluation.arrangement import RADII_UM, neighbour_sums
 from cytomend.evaluation.placement import Placement
 from cytomend.evaluation.position import RIM_STATISTICS, rim_sums
 from cytomend.evaluation.statistics import STATISTICS, SUMS, Ratio, measure
+from cytomend.plugins import blamed_on
 from cytomend.segmentation.classical import body_threshold
 from cytomend.segmentation.segmenters import Segmenter
 from cytomend.values import ValueRange, to_model
@@ -67,18 +69,23 @@ class Looks:
         self.pixel_size_um, self.value_range = pixel_size_um, value_range
         self.dark = body_threshold(surroundings, pixel_size_um=pixel_size_um)
         self.original = original
-        self.cells_before = {name: self.find(segmenter, original) for name, segmenter in segmenters.items()}
+        self.cells_before = {name: self.find(name, segmenter, original) for name, segmenter in segmenters.items()}
 
-    def find(self, segmenter: Segmenter, picture: Grey) -> pd.DataFrame:
+    def find(self, name: str, segmenter: Segmenter, picture: Grey) -> pd.DataFrame:
         """Return the cells of a picture of this trial."""
-        return segmenter.find(
-            picture, pixel_size_um=self.pixel_size_um, value_range=self.value_range, surroundings=self.surroundings
-        )
+        with blamed_on("segmenter", name):
+            cells = segmenter.find(
+                picture.copy(),
+                pixel_size_um=self.pixel_size_um,
+                value_range=self.value_range,
+                surroundings=self.surroundings.copy(),
+            )
+            return checked_cells(cells, picture.shape[0] * self.pixel_size_um)
 
     def look(self, filler: str, segmenter: str, picture: Grey) -> Seen:
         """Return what a segmenter and the statistics say of a picture."""
         before = self.cells_before[segmenter]
-        cells = before if picture is self.original else self.find(self.segmenters[segmenter], picture)
+        cells = before if picture is self.original else self.find(segmenter, self.segmenters[segmenter], picture)
         return self.measured(filler, segmenter, picture, cells, before)
 
     def measured(self, filler: str, segmenter: str, picture: Grey, cells: pd.DataFrame, before: pd.DataFrame) -> Seen:
@@ -112,6 +119,24 @@ class Looks:
         return np.column_stack([inside[:, :2] + corner, inside[:, 2]])
 
 
+def checked_cells(cells: pd.DataFrame, side_um: float) -> pd.DataFrame:
+    """Return the cells of a picture whose centre lies in it.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a number is not finite, or an area is not positive.
+    """
+    if missing := [column for column in PLACES if column not in cells]:
+        raise InputError(f"expected a table of cells with {', '.join(PLACES)}, found none of {', '.join(missing)}")
+    cells = cells.reset_index(drop=True)
+    places = cells[PLACES].to_numpy(np.float64)
+    if not np.isfinite(places).all() or (places[:, 2] <= 0).any():
+        raise InputError("expected finite places and positive areas (µm, µm²) of all cells")
+    inside = ((places[:, :2] >= 0) & (places[:, :2] < side_um)).all(axis=1)
+    return cells.loc[np.flatnonzero(inside)].reset_index(drop=True)
+
+
 def values(sums: Mapping[str, Any]) -> dict[str, Any]:
     """Return the statistics of sums; NaN where nothing was counted."""
     found = {}
@@ -135,7 +160,15 @@ def classify(
     """Return a row a picture: what the classifier holds the patch for, first and second choice, and how surely."""
     inner = place.patch.relative_to(place.view).slices
     patches = np.stack([to_model(picture[inner], value_range) for picture in pictures.values()])
-    logits = classifier.predict(patches, pixel_size_um).astype(np.float64)
+    with blamed_on("classifier", name):
+        logits = np.asarray(classifier.predict(patches, pixel_size_um), dtype=np.float64)
+        if logits.shape != (len(patches), len(classifier.classes)) or len(classifier.classes) < 2:
+            raise InputError(
+                f"expected logits of {len(patches)} patches and its {len(classifier.classes)} classes (at least 2),"
+                f" found an array of shape {logits.shape}"
+            )
+        if not np.isfinite(logits).all():
+            raise InputError("expected finite logits")
     order = np.argsort(-logits, axis=1, kind="stable")
     probability = np.exp(logits - logits.max(1, keepdims=True))
     probability /= probability.sum(1, keepdims=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cytomend.diffusion.fill import fill
 from cytomend.diffusion.samplers import Draws
 from cytomend.diffusion.windows import WindowDenoise
+from cytomend.errors import InputError
 from cytomend.evaluation.placement import Placement
 from cytomend.geometry import Box
 from cytomend.regions.annotation import Masked
@@ -72,6 +73,8 @@ class TrialMender:
             self.seed,
             self.device,
         )
+        if not np.isfinite(filled).all():
+            raise InputError("what the sampler drew is not finite; is the model a trained one?")
         ends = np.cumsum([len(layout.cells) for _, layout in group])[:-1]
         for (place, layout), canvas, values in zip(group, canvases, np.split(filled, ends), strict=True):
             pixels = from_model(values, self.value_range, np.dtype(self.image.dtype))

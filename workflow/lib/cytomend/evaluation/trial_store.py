@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cytomend.errors import InputError
 from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
 from cytomend.geometry import Box
+from cytomend.storage.publish import require_intact
 
 PER_CHUNK = 16
 
@@ -54,6 +55,7 @@ class TrialStore:
         InputError
             If it is missing or damaged.
         """
+        require_intact(folder)
         try:
             group = zarr.open_group(folder, mode="r")
             return cls(group, dict(group.attrs), np.asarray(_array(group, "place")))

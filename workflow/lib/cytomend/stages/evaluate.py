@@ -20,7 +20,7 @@ from cytomend.stages.mend import section_of
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
 from cytomend.stages.plan_section import PlanSettings, plan_section
-from cytomend.storage.publish import locked, manifest_of
+from cytomend.storage.publish import locked, manifest_of, refuse_over
 
 UNDAMAGED = {"type": "FeatureCollection", "features": []}
 LISTS = ("segmenters", "fillers", "samplers")
@@ -96,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    refuse_over(args.out, [args.image, args.mask if args.mask != Path() else None, args.truth, args.cells])
     if args.out.exists() and not manifest_of(args.out).exists():
         raise InputError(f"--out {args.out}: exists and is no evaluation; choose another name")
     if args.out.exists() and not args.overwrite:

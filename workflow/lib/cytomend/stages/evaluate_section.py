@@ -51,15 +51,16 @@ from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
 from cytomend.evaluation.summary import summaries
 from cytomend.evaluation.tables import FACTS, GATHERED, table, write_tables
 from cytomend.evaluation.trial_store import MendedTrial, TrialStore
+from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
-from cytomend.regions.plan import Plan
+from cytomend.regions.plan import Plan, SectionFacts
 from cytomend.report.evaluation_drawing import draw_evaluation
 from cytomend.report.evaluation_figures import Exemplar
 from cytomend.report.evaluation_shown import FIGURES
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
 from cytomend.stages.mend_shard import plan_identity
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import one_writer, publish
+from cytomend.storage.publish import one_writer, publish, refuse_over
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def evaluate_section(
     InputError
         If a file or a name among the settings cannot be used, or truth and scan do not fit each other.
     """
+    refuse_over(out, [sources.image, sources.truth, sources.cells, plan_folder, trials])
     plan, store = Plan.read(plan_folder), TrialStore.open(trials)
     if store.facts["plan"] != plan_identity(plan_folder):
         raise InputError(f"{trials}: was made for another plan than {plan_folder}; mend the trials again")
@@ -122,6 +124,8 @@ def evaluate_section(
         (work / FIGURES).mkdir(parents=True)
         image = stack.enter_context(open_image(sources.image))
         truth = stack.enter_context(open_image(sources.truth)) if sources.truth else None
+        if image.shape != plan.facts.shape:
+            raise InputError(f"{image.path}: {image.shape} px, the plan was made for {plan.facts.shape}; plan again")
         _check_truth(image, truth)
         Evaluation(plan, store, image, truth, sources.cells, settings).run(threads, work)
         return publish(work, out, {"section": plan.facts.section, "trials": len(store)})
@@ -165,7 +169,7 @@ class Evaluation:
         self.plan, self.facts, self.store, self.image, self.truth = plan, plan.facts, store, image, truth
         self.settings = settings
         self.segmenters, self.classifier, self.fillers = open_parts(settings)
-        self.known = _known_cells(cells)
+        self.known = _known_cells(cells, plan.facts)
 
     def run(self, threads: int, work: Path) -> None:
         """Look at all trials, sum up, and write."""
@@ -247,11 +251,13 @@ class Evaluation:
 
     def _pictures(self, trial: MendedTrial, views: Views) -> dict[str, Grey]:
         """Return the original and all that fills it, each equal to the original outside the mask."""
-        filled = {
+        filled: dict[str, Grey] = {
             **{name: _grey(pixels) for name, pixels in trial.fills.items()},
             FLOOR: views.other,
-            **{name: filler(views.scan, views.unknown) for name, filler in self.fillers.items()},
         }
+        for name, filler in self.fillers.items():
+            with blamed_on("filler", name):
+                filled[name] = filler(views.scan, views.unknown)
         return {
             ORIGINAL: views.original,
             **{name: np.where(trial.place.mask, picture, views.original) for name, picture in filled.items()},
@@ -266,7 +272,7 @@ class Evaluation:
         low, high = self.facts.value_range
         cells = [
             segmenter.find(
-                picture,
+                picture.copy(),
                 pixel_size_um=self.facts.pixel_size_um,
                 value_range=self.facts.value_range,
                 surroundings=views.surroundings,
@@ -328,20 +334,27 @@ def _grey(pixels: Grey) -> Grey:
     return mean
 
 
-def _known_cells(path: Path | None) -> pd.DataFrame | None:
+def _known_cells(path: Path | None, facts: SectionFacts) -> pd.DataFrame | None:
     """Read a table of known cells.
 
     Raises
     ------
     InputError
-        If it is missing or has other columns.
+        If it is missing, has other columns or numbers that mean nothing, or no cell in the section.
     """
     if path is None:
         return None
     try:
-        return pd.read_parquet(path, columns=PLACES)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a table of cells with {', '.join(PLACES)} ({error})") from error
+        cells = pd.read_parquet(path, columns=PLACES).astype(np.float64)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: expected a table of cells with {', '.join(PLACES)} ({reason})") from error
+    if not np.isfinite(cells.to_numpy()).all() or (cells["area_um2"] <= 0).any():
+        raise InputError(f"{path}: expected finite places and positive areas of all cells")
+    height, width = (side * facts.pixel_size_um for side in facts.shape)
+    if not (cells["y_um"].between(0, height) & cells["x_um"].between(0, width)).any():
+        raise InputError(f"{path}: no cell lies in the section of {height:g} x {width:g} µm; are they given in µm?")
+    return cells
 
 
 def _cells_in(cells: pd.DataFrame, place: Placement, pixel_size_um: float) -> pd.DataFrame:

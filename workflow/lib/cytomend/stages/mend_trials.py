@@ -32,12 +32,21 @@ from cytomend.evaluation.placement import ARTEFACT, INTACT, MARGIN_UM, Placement
 from cytomend.evaluation.trial_store import Picture, write_trials
 from cytomend.fingerprint import fingerprint
 from cytomend.geometry import Box
+from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, plan_identity, provenance_of
 from cytomend.storage.identity import stamp
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import keep_only, manifest_of, one_writer, publish, read_manifest, write_whole
+from cytomend.storage.publish import (
+    keep_only,
+    manifest_of,
+    one_writer,
+    publish,
+    read_manifest,
+    refuse_over,
+    write_whole,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +83,7 @@ def mend_trials(
     InputError
         If a file, the model or a sampler's name cannot be used.
     """
+    refuse_over(out, [image_path, plan_folder, model])
     plan = Plan.read(plan_folder)
     provenance = provenance_of(model, mend, machine, 1)
     made_from = _hash(
@@ -183,9 +193,8 @@ def _mend(mender: TrialMender, places: Sequence[Placement], parts: Path, name: s
         for start in range(0, len(places), CHUNK):
             chunk, part = places[start : start + CHUNK], parts / f"{start:06d}.npz"
             if not part.exists():
-                drawn = mender(chunk)
-                if not all(np.isfinite(picture).all() for picture in drawn):
-                    raise InputError(f"sampler {name}: what it drew is not finite; train the model again")
+                with blamed_on("sampler", name):
+                    drawn = mender(chunk)
                 arrays = {str(place.trial): picture for place, picture in zip(chunk, drawn, strict=True)}
                 write_whole(part, partial(_save, arrays=arrays))
             with np.load(part, allow_pickle=False) as kept:

@@ -40,6 +40,7 @@ from cytomend.segmentation.blocks import Read
 from cytomend.segmentation.pictures import LUMINANCE
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
 from cytomend.segmentation.table import table_contours
+from cytomend.stages.mend_shard import Machine
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import write_whole
 from cytomend.values import ValueRange
@@ -215,6 +216,15 @@ def _ring(contour: NDArray[np.floating[Any]]) -> list[list[float]]:
     return [[round(float(x), 2), round(float(y), 2)] for x, y in ring.coords]
 
 
+def _range(given: Sequence[float] | None) -> ValueRange | None:
+    if given is None:
+        return None
+    low, high = given
+    if not -1e9 < low < high < 1e9:
+        raise InputError(f"--value-range {low:g} {high:g}: expected two numbers, the first below the second")
+    return low, high
+
+
 def check_places(outputs: Sequence[Path], sources: Sequence[Path], *, overwrite: bool) -> None:
     """Refuse outputs that would replace a source, one another, or an earlier result unless that is wanted.
 
@@ -273,8 +283,8 @@ def main(args: argparse.Namespace) -> None:
         segmenter=args.segmenter,
         mask_path=args.mask,
         pixel_size_um=args.pixel_size_um,
-        value_range=tuple(args.value_range) if args.value_range else None,
+        value_range=_range(args.value_range),
         geojson=args.geojson,
-        device=args.device,
+        device=str(Machine.of(args.device, 1, 1).device),
     )
     print(done)

@@ -50,7 +50,7 @@ from cytomend.report.evaluation_drawing import draw_evaluation
 from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import SectionMetrics
 from cytomend.report.pages import link, write_page
-from cytomend.storage.publish import one_writer, publish, write_whole
+from cytomend.storage.publish import one_writer, publish, require_intact, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +130,10 @@ def summarise_brain(
         raise InputError(f"expected a page for each of the {len(metrics)} metrics, found {len(pages)} pages")
     sections = [SectionMetrics.read(path) for path in metrics]
     _refuse_doubles(sections, metrics)
-    write_whole(out_table, lambda path: _write_table(path, sections))
     rows = ((section, link(page, out_page)) for section, page in zip(sections, pages, strict=True))
     if out_evaluation is not None:
         summarise_evaluations(evaluations, out_evaluation)
+    write_whole(out_table, lambda path: _write_table(path, sections))
     write_page(
         TEMPLATE,
         out_page,
@@ -148,6 +148,11 @@ def summarise_brain(
 
 def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
     """Write the summaries and figures of all trials of all sections into a folder and return its manifest."""
+    for folder in evaluations:
+        require_intact(folder)
+    facts = [read_facts(folder) for folder in evaluations]
+    if len({told["section"] for told in facts}) < len(facts):
+        raise InputError("--evaluations: a section is evaluated twice; give each once")
     with one_writer(out) as work:
         shutil.rmtree(work)
         (work / FIGURES).mkdir(parents=True)
@@ -155,7 +160,7 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
         tables |= summaries(tables)
         write_tables(work, tables)
         segmenters = list(dict.fromkeys(tables["measurements"]["segmenter"]))
-        record = total_facts([read_facts(folder) for folder in evaluations])
+        record = total_facts(facts)
         draw_evaluation(work / FIGURES, tables, segmenters[0] if segmenters else "", record["model_fillers"])
         (work / FACTS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return publish(work, out, {"sections": len(evaluations)})

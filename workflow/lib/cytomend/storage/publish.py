@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,35 @@ def checksums(folder: Path) -> dict[str, str]:
         return {name: digest for digest, name in (line.split("\t", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: expected the checksums of a finished result ({error}); make it again") from error
+
+
+def require_intact(folder: Path) -> None:
+    """Read a published folder through and compare it with its checksums.
+
+    Raises
+    ------
+    InputError
+        If it is unfinished, or a file of it is missing or altered.
+    """
+    read_manifest(manifest_of(folder))
+    if damaged := damaged_files(folder):
+        raise InputError(f"{folder}: {damaged[0]} is missing or was altered since it was written; make it again")
+
+
+def refuse_over(out: Path, sources: Iterable[Path | None]) -> None:
+    """Refuse a result in the place of what it is made from.
+
+    Raises
+    ------
+    InputError
+        If it is, holds, or lies in one of the sources, or has no name.
+    """
+    if not out.name:
+        raise InputError(f"--out {out}: expected the name of a new file or folder")
+    place = out.resolve()
+    for source in sources:
+        if source and (place.is_relative_to(source.resolve()) or source.resolve().is_relative_to(place)):
+            raise InputError(f"--out {out}: would replace or change {source}, which is to be read; choose another")
 
 
 def lost_files(folder: Path) -> list[str]:
