@@ -1,6 +1,6 @@
 # make demo: two phantom sections, mended.   make test: lint, types, dry runs and all tests.
 # Both set up .venv themselves and reuse it while envs/requirements.lock and pyproject.toml stay as they are.
-.PHONY: demo pictures test lint format setup lock phantoms clean
+.PHONY: demo pictures test test-slurm lint format setup lock phantoms clean
 .NOTPARALLEL:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -31,6 +31,9 @@ pictures: demo
 
 test: lint
 	OPENBLAS_NUM_THREADS=1 pytest
+
+test-slurm: setup
+	CYTOMEND_SLURM=1 pytest tests/test_slurm.py
 
 lint: phantoms
 	ruff check .

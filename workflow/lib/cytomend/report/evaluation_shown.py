@@ -43,12 +43,20 @@ class Share(NamedTuple):
     trials: int
     signed: bool = False
 
-    def __str__(self) -> str:
-        if not np.isfinite(self.value):
-            return "–"
-        sign = "+" if self.signed else ""
-        value, low, high = (f"{100 * part:{sign}.1f}" for part in (self.value, self.low, self.high))
-        return f"{value} ({low} to {high})" if self.trials >= FEWEST else value
+    @property
+    def text(self) -> str:
+        """The number alone."""
+        return self._of(self.value) if np.isfinite(self.value) else "–"
+
+    @property
+    def interval(self) -> str:
+        """Its interval; nothing where that would say nothing."""
+        if self.trials < FEWEST or not np.isfinite(self.value):
+            return ""
+        return f"{self._of(self.low)} to {self._of(self.high)}"
+
+    def _of(self, share: float) -> str:
+        return f"{100 * share:{'+' if self.signed else ''}.1f}"
 
 
 class FillerLine(NamedTuple):

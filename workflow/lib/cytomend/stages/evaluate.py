@@ -15,7 +15,7 @@ from cytomend.evaluation.tables import read_table
 from cytomend.report.evaluation_text import summary_text
 from cytomend.settings import checked
 from cytomend.sheet import SectionSettings
-from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate_section, open_parts
+from cytomend.stages.evaluate_section import EvaluateSettings, Sources, check_sources, evaluate_section, open_parts
 from cytomend.stages.mend import section_of
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
@@ -43,6 +43,7 @@ def evaluate(section: SectionSettings, sources: Sources, machine: Machine, out: 
             PlanSettings(**{**section.plan, "value_range": value_range and tuple(value_range)}),
             work / "plan",
         )
+        check_sources(sources, work / "plan")
         mend_trials(
             section.image,
             work / "plan",

@@ -131,6 +131,20 @@ def evaluate_section(
         return publish(work, out, {"section": plan.facts.section, "trials": len(store)})
 
 
+def check_sources(sources: Sources, plan_folder: Path) -> None:
+    """Refuse a truth or known cells that do not belong to the section.
+
+    Raises
+    ------
+    InputError
+        If they do not fit, or cannot be read.
+    """
+    _known_cells(sources.cells, Plan.read(plan_folder).facts)
+    if sources.truth:
+        with open_image(sources.image) as image, open_image(sources.truth) as truth:
+            _check_truth(image, truth)
+
+
 class Parts(NamedTuple):
     """What looks at pictures, and the simple fillers, by name."""
 
