@@ -231,5 +231,5 @@ def test_the_module_describes_every_filler():
 
 
 def test_a_module_that_is_not_there_is_named():
-    with pytest.raises(InputError, match="no_such_module_here.*cannot be imported.*PYTHONPATH"):
+    with pytest.raises(InputError, match=r"no_such_module_here.*cannot be imported.*PYTHONPATH"):
         open_filler("no_such_module_here:fill")
