@@ -30,7 +30,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ from tqdm import tqdm
 
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.fill import fill
+from cytomend.diffusion.named_samplers import label_of, parse_sampler
 from cytomend.diffusion.record import ModelSettings, checkpoint_hash, load_settings
-from cytomend.diffusion.samplers import SAMPLERS, Sampler
+from cytomend.diffusion.samplers import Sampler
 from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
 from cytomend.evaluation.trials import Trial, far_from, spread_boxes, stratified_masks
@@ -70,34 +71,6 @@ STUDIED = (
 )
 PHANTOM_PX = 256
 MOST_PX = 1 << 28
-
-
-def parse_sampler(text: str) -> Sampler:
-    """Return the sampler that is meant by ``NAME`` or ``NAME:setting=value,...``.
-
-    Raises
-    ------
-    InputError
-        If there is no such sampler or setting.
-    """
-    name, _, rest = text.partition(":")
-    if name not in SAMPLERS:
-        raise InputError(f"--samplers {text}: expected a name out of {', '.join(SAMPLERS)}, found {name!r}")
-    kinds = {field.name: type(getattr(SAMPLERS[name], field.name)) for field in fields(Sampler) if field.name != "name"}
-    settings = dict(part.partition("=")[::2] for part in rest.split(",") if part)
-    if unknown := settings.keys() - kinds.keys():
-        raise InputError(f"--samplers {text}: expected settings out of {', '.join(kinds)}, found {', '.join(unknown)}")
-    try:
-        return replace(SAMPLERS[name], **{key: kinds[key](value) for key, value in settings.items()})
-    except ValueError as error:
-        raise InputError(f"--samplers {text}: expected numbers, found: {error}") from error
-
-
-def label_of(sampler: Sampler) -> str:
-    """Return the shortest text that `parse_sampler` understands as this sampler."""
-    default, mine = asdict(SAMPLERS[sampler.name]), asdict(sampler)
-    changed = ",".join(f"{key}={value:g}" for key, value in mine.items() if value != default[key])
-    return f"{sampler.name}:{changed}" if changed else sampler.name
 
 
 def phantom_trials(count: int, first_seed: int, patch_px: int, pixel_size_um: float, seed: int) -> Iterator[Trial]:
