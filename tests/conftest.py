@@ -167,5 +167,5 @@ def mend_by_stages(section, model, folder, *, machine=None, plan=None, mend=None
         settings = mend or mend_settings()
         mend_shard(section.image, folder / "plan", shard, model, settings, machine or cpu(), store)
     out = folder / "corrected.ome.zarr"
-    blend_section(section.image, folder / "plan", stores, pyramid, "0" * 64, out)
+    blend_section(section.image, folder / "plan", stores, pyramid, out)
     return out

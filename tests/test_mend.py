@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 import zarr
 from conftest import (
     as_json,
@@ -29,8 +32,9 @@ from PIL import Image
 from scipy import ndimage
 
 from cytomend.cli import main
+from cytomend.diary import told
 from cytomend.diffusion.record import checkpoint_hash
-from cytomend.errors import InputError
+from cytomend.errors import InputError, ResourceError
 from cytomend.regions.plan import Plan
 from cytomend.stages import group_mender
 from cytomend.stages import mend_shard as mending
@@ -38,6 +42,7 @@ from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.group_mender import GroupMender
 from cytomend.stages.mend_shard import mend_shard
 from cytomend.stages.plan_section import plan_section
+from cytomend.storage.identity import image_identity
 from cytomend.storage.publish import damaged_files, locked, manifest_of
 
 PLACES = {
@@ -118,7 +123,7 @@ def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_m
         "seed": 77,
         "samples": 1,
         "precision": "float32",
-        "source_blake2b": "0" * 64,
+        "source_blake2b": image_identity(section.image),
         "mask_blake2b": mask_hash,
         "grow_px": 2,
         "window_px": 32,
@@ -379,16 +384,14 @@ def failing(hand, region):
 
 
 @pytest.mark.parametrize("hand", ["read", "mend", "keep"])
-def test_a_shard_that_failed_in_the_middle_is_continued(
-    many, tiny_model, tmp_path, mended_regions, monkeypatch, caplog, hand
-):
+def test_a_shard_that_failed_in_the_middle_is_continued(many, tiny_model, tmp_path, mended_regions, monkeypatch, hand):
     section, expected = many
     folder = tmp_path / "other"
     with monkeypatch.context() as patch:
         patch.setattr(GroupMender, hand, failing(hand, region=6))
-        with pytest.raises(MemoryError):
+        with pytest.raises(MemoryError) as failure:
             mend_by_stages(section, tiny_model(), folder, machine=ALONE)
-    assert "section s1, region 6: failed" in caplog.text
+    assert "section s1, region 6" in told(failure.value)
     assert not (folder / "0.zarr").exists()
     assert not manifest_of(folder / "0.zarr").exists()
     finished = len(list((folder / ".0.zarr.work" / "regions").iterdir()))
@@ -398,21 +401,103 @@ def test_a_shard_that_failed_in_the_middle_is_continued(
 
 
 def test_a_group_that_failed_is_named_and_those_before_it_are_kept(
-    many, tiny_model, tmp_path, mended_regions, monkeypatch, caplog
+    many, tiny_model, tmp_path, mended_regions, monkeypatch
 ):
     section, expected = many
     folder, threes = tmp_path / "other", cpu(group_px=12 * 32**2)  # nine regions of 4 windows
     with monkeypatch.context() as patch:
         patch.setattr(GroupMender, "mend", failing("mend", region=5))
-        with pytest.raises(MemoryError):
+        with pytest.raises(MemoryError) as failure:
             mend_by_stages(section, tiny_model(), folder, machine=threes)
     kept = {int(path.stem) for path in (folder / ".0.zarr.work" / "regions").iterdir()}
     assert kept == set(mended_regions)
     assert 5 not in kept
-    assert "5" in caplog.text.split("regions ")[-1].split(": failed")[0]
+    assert "section s1, regions 4, 5, 6" in told(failure.value)
     # Another packing goes on from there.
     assert np.array_equal(level(mend_by_stages(section, tiny_model(), folder, machine=cpu())), expected)
     assert mended_regions == list(range(1, 10))
+
+
+def test_two_workers_mend_the_same_and_each_region_once(many, tiny_model, tmp_path):
+    section, expected = many
+    out = mend_by_stages(section, tiny_model(), tmp_path / "two", machine=replace(ALONE, workers=2))
+    assert np.array_equal(level(out), expected)
+    assert sorted(set(zarr.open_group(tmp_path / "two" / "0.zarr", mode="r")["region"][:])) == list(range(1, 10))
+
+
+def test_a_worker_that_fails_ends_the_others_and_says_why(many, tiny_model, tmp_path, capfd):
+    section, _ = many
+    plan_section(section.image, section.annotation, plan_settings(window_px=64, stride_px=48), tmp_path / "plan")
+    with pytest.raises(InputError, match=r"worker [01] of 2 ended with status 2"):
+        mend_shard(
+            section.image,
+            tmp_path / "plan",
+            0,
+            tiny_model(),
+            mend_settings(),
+            replace(ALONE, workers=2),
+            tmp_path / "0.zarr",
+        )
+    assert "window_px is 32, the plan was made for 64" in capfd.readouterr().err
+    assert not (tmp_path / "0.zarr").exists()
+
+
+def test_a_scan_that_was_changed_since_the_plan_is_refused(make_section, tiny_model, tmp_path):
+    section = make_section(PLACES["within"])
+    mend_by_stages(section, tiny_model(), tmp_path)
+    store, plan, pixels = tmp_path / "0.zarr", tmp_path / "plan", section.pixels.copy()
+    write_tiff(section.image, pixels)  # the same pixels at another time
+    blend_section(section.image, plan, [store], BlendSettings(64, 128), tmp_path / "same.ome.zarr")
+    pixels[0, 0] ^= 1
+    write_tiff(section.image, pixels)
+    with pytest.raises(InputError, match=r"was changed since .*plan again"):
+        mend_shard(section.image, plan, 0, tiny_model(), mend_settings(), cpu(), store)
+    with pytest.raises(InputError, match=r"was changed since .*plan again"):
+        blend_section(section.image, plan, [store], BlendSettings(64, 128), tmp_path / "other.ome.zarr")
+
+
+class AsIfOnGpu(NamedTuple):
+    """A GPU with this much memory, of which a network call takes some; ``Machine.device`` of it is on the CPU."""
+
+    free_gb: float
+    call_gb: float
+
+
+@pytest.mark.parametrize(
+    ("gpu", "sentence"),
+    [
+        pytest.param(AsIfOnGpu(1, 2), "a network call with 8 windows of 32 px does not fit", id="the network"),
+        pytest.param(AsIfOnGpu(3, 2), r"take 3\.9 GB beside the network, 1\.0 of 80\.0 GB", id="a large region"),
+        pytest.param(AsIfOnGpu(80, 2), None, id="enough"),
+    ],
+)
+def test_too_little_memory_of_a_gpu_is_named_before_any_region_is_begun(
+    make_section, tmp_path, monkeypatch, gpu, sentence
+):
+    section = make_section(PLACES["within"])
+    plan_section(section.image, section.annotation, plan_settings(), tmp_path / "plan")
+    facts, taken = Plan.read(tmp_path / "plan").facts, 0.0
+
+    def ask(x, time):
+        nonlocal taken
+        assert x.shape == (8, 1, 32, 32)
+        assert time.shape == (8, 1, 32, 32)
+        if gpu.call_gb > gpu.free_gb:
+            raise torch.OutOfMemoryError
+        taken = gpu.call_gb
+        return x
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda shape, **_: zeros(shape))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: ((gpu.free_gb - taken) * 1e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    machine = replace(cpu(), device=torch.device("cuda"))
+    if sentence is None:
+        mending.rehearse(ask, machine, facts, most_windows=40_000)
+    else:
+        with pytest.raises(ResourceError, match=sentence):
+            mending.rehearse(ask, machine, facts, most_windows=40_000)
 
 
 def test_an_interrupt_ends_a_shard_and_keeps_what_is_finished(many, tiny_model, tmp_path, monkeypatch):
@@ -528,7 +613,6 @@ def test_a_pyramid_killed_in_the_middle_is_written_anew_with_the_same_pixels(mak
         plan=plan,
         shards=[store],
         settings=as_json(settings),
-        source="0" * 64,
         out=out,
     )
     begun = tmp_path / ".corrected.ome.zarr.work" / "0" / "c"
@@ -537,7 +621,7 @@ def test_a_pyramid_killed_in_the_middle_is_written_anew_with_the_same_pixels(mak
     assert not manifest_of(out).exists()
 
     assert main(words) == 0
-    blend_section(section.image, plan, [store], settings, "0" * 64, tmp_path / "undisturbed.ome.zarr")
+    blend_section(section.image, plan, [store], settings, tmp_path / "undisturbed.ome.zarr")
     assert manifest_of(out).read_text() == manifest_of(tmp_path / "undisturbed.ome.zarr").read_text()
     assert not begun.exists()
 
@@ -765,7 +849,7 @@ def test_a_damaged_shard_store_is_refused(make_section, tiny_model, tmp_path):
     ).unlink()
     with pytest.raises(InputError, match=r"0\.zarr"):
         blend_section(
-            section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), "", tmp_path / "x.ome.zarr"
+            section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), tmp_path / "x.ome.zarr"
         )
     assert not (tmp_path / "x.ome.zarr").exists()
 
@@ -776,7 +860,7 @@ def test_a_shard_of_another_plan_is_refused(make_section, tiny_model, tmp_path):
     plan_section(section.image, section.annotation, plan_settings(grow_px=5), tmp_path / "plan")
     with pytest.raises(InputError, match="was mended after another plan"):
         blend_section(
-            section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), "", tmp_path / "x.ome.zarr"
+            section.image, tmp_path / "plan", [tmp_path / "0.zarr"], BlendSettings(64, 128), tmp_path / "x.ome.zarr"
         )
 
 

@@ -107,7 +107,7 @@ def mender(model_of):
         mend_shard(folder / "scan.tif", folder / "plan", 0, model_of(channels), how, machine, folder / "0.zarr")
         corrected = folder / "corrected.ome.zarr"
         shards, cut = [folder / "0.zarr"], BlendSettings(64, 128)
-        blend_section(folder / "scan.tif", folder / "plan", shards, cut, "abc123", corrected)
+        blend_section(folder / "scan.tif", folder / "plan", shards, cut, corrected)
         return Mended(folder / "scan.tif", folder / "plan", corrected)
 
     return run
@@ -204,7 +204,7 @@ def test_a_page_is_one_file_with_every_fact(mended, tmp_path):
         "1 680",
         "random-1",
         "timemap",
-        "abc123",
+        metrics["source_blake2b"],
         "seed 11",
     ):
         assert fact in page.text, fact

@@ -21,15 +21,13 @@ rule blend_section:
         "../../envs/cytomend.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=memory(blend_asks),
+        runtime=minutes(blend_asks),
     params:
         upstream=mend_key,
-        image=image_content,
         stores=shard_stores,
         settings=one_line(CONFIG["pyramid"]),
         code=fingerprint("cytomend.stages.blend_section"),
     shell:
         "python -m cytomend blend-section --image={input.image:q} --plan results/{wildcards.section}/plan"
-        " --shards {params.stores:q} --settings {params.settings:q} --source {params.image}"
-        " --out {output.corrected:q} &> {log:q}"
+        " --shards {params.stores:q} --settings {params.settings:q} --out {output.corrected:q} &> {log:q}"

@@ -19,35 +19,51 @@ from cytomend.diffusion.record import checkpoint_hash
 from cytomend.errors import InputError
 from cytomend.evaluation.parts import identities
 from cytomend.fingerprint import fingerprint
-from cytomend.settings import checked, one_line
+from cytomend.needs import (
+    Needs,
+    blend_request,
+    calls_at_most,
+    evaluate_request,
+    mend_request,
+    plan_request,
+    stream_request,
+    trials_request,
+)
+from cytomend.settings import checked, key, one_line
 from cytomend.sheet import read_sheet
-from cytomend.storage.identity import cached_identity
+from cytomend.storage.edition import editions, sources_in
+from cytomend.storage.identity import READ_HERE_BYTES, cached_identities
 from cytomend.training_file import check_apart, read_training_file
 
 IDENTITIES = Path(".snakemake") / "cytomend-identities.json"
 
+
+def contents(paths):
+    """Content hashes of files; of those that were read before, from the cache."""
+    return cached_identities(paths, IDENTITIES, READ_HERE_BYTES)
+
+
 try:
     CONFIG = checked(dict(config), "config", "configuration")
     SECTIONS = read_sheet(Path(CONFIG["sections"]), CONFIG)
-    CONTENT = {
-        path: cached_identity(path, IDENTITIES)
-        for section in SECTIONS.values()
-        for path in (section.image, section.annotation, section.truth, section.cells)
-        if path
+    PLANS = {name: Path(f"results/{name}/plan.manifest.json") for name in SECTIONS}
+    PLANNED = {
+        name: (section.planned_files, sources_in(PLANS[name]))
+        for name, section in SECTIONS.items()
     }
+    EDITIONS = editions(PLANNED, contents)
+    KNOWN = [path for s in SECTIONS.values() for path in s.known_files.values()]
+    CONTENT = contents(KNOWN)
     SAMPLER_PARTS = identities(CONFIG["evaluate"], ["samplers"])
     EVALUATION_PARTS = identities(
         CONFIG["evaluate"], ["segmenters", "classifier", "fillers"]
     )
-    CHECKPOINTS = {
-        section.model: checkpoint_hash(section.model) for section in SECTIONS.values()
-    }
+    MODELS = {section.model for section in SECTIONS.values()}
+    CHECKPOINTS = {model: checkpoint_hash(model) for model in MODELS}
     # Read only when it is asked for, so that mending does not depend on what was trained on.
     TRAINING = read_training_file(Path(CONFIG["train"])) if "train" in CONFIG else None
     if TRAINING:
-        TRAINING_CONTENT = {
-            path: cached_identity(path, IDENTITIES) for path in TRAINING.all_files()
-        }
+        TRAINING_CONTENT = contents(TRAINING.all_files())
         check_apart(TRAINING, TRAINING_CONTENT.__getitem__)
 except InputError as error:
     raise WorkflowError(str(error))
@@ -82,14 +98,9 @@ def model(wildcards):
     return ancient(os.path.relpath(SECTIONS[wildcards.section].model))
 
 
-def image_content(wildcards):
-    """Content hash of the scan."""
-    return CONTENT[SECTIONS[wildcards.section].image]
-
-
-def annotation_content(wildcards):
-    """Content hash of the annotation."""
-    return CONTENT[SECTIONS[wildcards.section].annotation]
+def editions_of(wildcards):
+    """Which states of scan and mask are planned, as one string."""
+    return one_line(EDITIONS[wildcards.section])
 
 
 def checkpoint(wildcards):
@@ -117,29 +128,24 @@ def evaluate_settings(wildcards):
     return one_line(SECTIONS[wildcards.section].evaluate)
 
 
-def known(wildcards):
-    """The files that tell what was there before the damage, by the option that takes them; of phantoms."""
-    section = SECTIONS[wildcards.section]
-    return {
-        option: path
-        for option, path in (("--truth", section.truth), ("--cells", section.cells))
-        if path
-    }
-
-
 def known_files(wildcards):
-    """Those files; their content is a param."""
-    return [ancient(str(path)) for path in known(wildcards).values()]
+    """The files that tell what was there before the damage, of phantoms; their content is a param."""
+    return [
+        ancient(str(path)) for path in SECTIONS[wildcards.section].known_files.values()
+    ]
 
 
 def known_options(wildcards):
     """How the command is told of them."""
-    return [f"{option}={path}" for option, path in known(wildcards).items()]
+    return [
+        f"--{role}={path}"
+        for role, path in SECTIONS[wildcards.section].known_files.items()
+    ]
 
 
 def known_content(wildcards):
     """Content hashes of them."""
-    return [CONTENT[path] for path in known(wildcards).values()]
+    return [CONTENT[path] for path in SECTIONS[wildcards.section].known_files.values()]
 
 
 def evaluation(wildcards):
@@ -174,75 +180,108 @@ def shard_stores(wildcards):
 
 def templates(*names):
     """Content hash of page templates, which are no Python and no data."""
-    return [
-        cached_identity(
-            Path(workflow.basedir) / "workflow" / "report" / name, IDENTITIES
-        )
-        for name in names
-    ]
+    paths = [Path(workflow.basedir) / "workflow" / "report" / name for name in names]
+    found = contents(paths)
+    return [found[path] for path in paths]
 
 
 def plan_key(wildcards):
     """All that reaches a plan. Later rules hold it too: when an earlier job failed, its lost outputs alone would not
     tell Snakemake that the results behind them are out of date."""
-    return one_line(
-        {
-            "image": image_content(wildcards),
-            "annotation": annotation_content(wildcards),
-            "settings": plan_settings(wildcards),
-            "code": fingerprint("cytomend.stages.plan_section"),
-        }
+    return key(
+        editions=editions_of(wildcards),
+        settings=plan_settings(wildcards),
+        code=fingerprint("cytomend.stages.plan_section"),
     )
 
 
 def mend_key(wildcards):
     """All that reaches the mended pixels of a section."""
-    return one_line(
-        {
-            "plan": plan_key(wildcards),
-            "checkpoint": checkpoint(wildcards),
-            "settings": mend_settings(wildcards),
-            "code": fingerprint("cytomend.stages.mend_shard"),
-        }
+    return key(
+        plan=plan_key(wildcards),
+        weights=checkpoint(wildcards),
+        settings=mend_settings(wildcards),
+        code=fingerprint("cytomend.stages.mend_shard"),
     )
 
 
 def blend_key(wildcards):
     """All that reaches the corrected pyramid of a section."""
-    return one_line(
-        {
-            "mend": mend_key(wildcards),
-            "settings": CONFIG["pyramid"],
-            "code": fingerprint("cytomend.stages.blend_section"),
-        }
+    return key(
+        mend=mend_key(wildcards),
+        settings=CONFIG["pyramid"],
+        code=fingerprint("cytomend.stages.blend_section"),
     )
 
 
 def trials_key(wildcards):
     """All that reaches the mended trials of a section."""
-    return one_line(
-        {
-            "plan": plan_key(wildcards),
-            "checkpoint": checkpoint(wildcards),
-            "mend": mend_settings(wildcards),
-            "settings": trial_settings(wildcards),
-            "parts": SAMPLER_PARTS,
-            "code": fingerprint("cytomend.stages.mend_trials"),
-        }
+    return key(
+        plan=plan_key(wildcards),
+        weights=checkpoint(wildcards),
+        mend=mend_settings(wildcards),
+        settings=trial_settings(wildcards),
+        parts=SAMPLER_PARTS,
+        code=fingerprint("cytomend.stages.mend_trials"),
     )
 
 
 def evaluate_key(wildcards):
     """All that reaches the evaluation of a section."""
-    return one_line(
-        {
-            "trials": trials_key(wildcards),
-            "known": known_content(wildcards),
-            "settings": evaluate_settings(wildcards),
-            "parts": EVALUATION_PARTS,
-            "code": fingerprint("cytomend.stages.evaluate_section"),
-        }
+    return key(
+        trials=trials_key(wildcards),
+        known=known_content(wildcards),
+        settings=evaluate_settings(wildcards),
+        parts=EVALUATION_PARTS,
+        code=fingerprint("cytomend.stages.evaluate_section"),
     )
+
+
+def needs(wildcards):
+    """What the section's plan says of its size and damage, or None before there is one."""
+    return Needs.read(PLANS[wildcards.section])
+
+
+def plan_asks(wildcards):
+    """What planning asks of a machine."""
+    return plan_request(SECTIONS[wildcards.section].planned_files.values())
+
+
+def mend_asks(wildcards):
+    """What mending a shard asks for."""
+    calls = calls_at_most(SECTIONS[wildcards.section].mend)
+    return mend_request(needs(wildcards), int(wildcards.shard), calls)
+
+
+def trials_asks(wildcards):
+    """What mending the trials asks for."""
+    section = SECTIONS[wildcards.section]
+    return trials_request(needs(wildcards), section.trials, calls_at_most(section.mend))
+
+
+def evaluate_asks(wildcards):
+    """What looking at them asks for."""
+    return evaluate_request(SECTIONS[wildcards.section].trials)
+
+
+def blend_asks(wildcards):
+    """What blending asks for."""
+    return blend_request(needs(wildcards), CONFIG["pyramid"]["shard_px"])
+
+
+def report_asks(wildcards):
+    """What the page of a section asks for."""
+    return stream_request(needs(wildcards))
+
+
+def memory(asks):
+    """Memory that a job asks for, more at each attempt; known when the job is about to start."""
+    return lambda wildcards, attempt: asks(wildcards).again(attempt).mem_mb
+
+
+def minutes(asks):
+    """Time that it asks for."""
+    return lambda wildcards, attempt: asks(wildcards).again(attempt).runtime
 
 
 def training_image(wildcards):

@@ -23,8 +23,8 @@ rule mend_trials:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory(trials_asks),
+        runtime=minutes(trials_asks),
     params:
         upstream=plan_key,
         checkpoint=checkpoint,
@@ -57,8 +57,8 @@ rule evaluate_section:
         "../../envs/cytomend.yaml"
     threads: 4
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=memory(evaluate_asks),
+        runtime=minutes(evaluate_asks),
     params:
         upstream=trials_key,
         known=known_options,

@@ -23,8 +23,8 @@ rule mend_shard:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=min(240 * CONFIG["mend"]["samples"], 1440),
+        mem_mb=memory(mend_asks),
+        runtime=minutes(mend_asks),
     params:
         upstream=plan_key,
         checkpoint=checkpoint,
@@ -34,4 +34,4 @@ rule mend_shard:
     shell:
         "python -m cytomend mend-shard --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --shard {wildcards.shard} --model={input.model:q} --settings {params.settings:q} --threads {threads}"
-        " --batch-windows {params.batch_windows} --out {output.store:q} &> {log:q}"
+        " --gpus {resources.gpu} --batch-windows {params.batch_windows} --out {output.store:q} &> {log:q}"

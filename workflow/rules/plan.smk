@@ -1,6 +1,6 @@
 """Find the damage.
 
-Reads the header of the scan and the annotation; writes the regions, their windows on the section's lattice, and which shard mends which.
+Reads the annotation, and the scan once for its hash; writes the regions, their windows on the section's lattice, and which shard mends which.
 """
 
 
@@ -20,13 +20,12 @@ rule plan_section:
         "../../envs/cytomend.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(plan_asks),
+        runtime=minutes(plan_asks),
     params:
-        image=image_content,
-        annotation=annotation_content,
+        editions=editions_of,
         settings=plan_settings,
         code=fingerprint("cytomend.stages.plan_section"),
     shell:
         "python -m cytomend plan-section --image={input.image:q} --annotation={input.annotation:q}"
-        " --settings {params.settings:q} --out {output.plan:q} &> {log:q}"
+        " --settings {params.settings:q} --editions {params.editions:q} --out {output.plan:q} &> {log:q}"

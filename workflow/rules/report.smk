@@ -22,8 +22,8 @@ rule report_section:
         "../../envs/cytomend.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(report_asks),
+        runtime=minutes(report_asks),
     params:
         upstream=blend_key,
         evaluated=evaluate_key,

@@ -26,7 +26,7 @@ rule gather_patches:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=120,
     params:
         image=training_image_content,
         annotation=training_annotation_content,

@@ -2,6 +2,6 @@
 
 import sys
 
-from cytomend.cli import main
+from cytomend.cli import run
 
-sys.exit(main())
+sys.exit(run())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 
 from cytomend import __version__
+from cytomend.diary import Stopped, begin_log, supervised, told
 from cytomend.errors import InputError, ResourceError
 
 STAGES = {
@@ -46,18 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.main)
     args = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    begin_log()
     try:
         args.run(args)
-    except InputError as error:
-        print(f"cytomend {stage}: {error}", file=sys.stderr)
-        return 2
-    except ResourceError as error:
-        print(f"cytomend {stage}: {error}", file=sys.stderr)
-        return 1
+    except (InputError, ResourceError, Stopped) as error:
+        print(f"cytomend {stage}: {told(error)}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print(f"cytomend {stage}: interrupted; run again to continue", file=sys.stderr)
         return 130
     return 0
+
+
+def run() -> int:
+    """Run one stage as a job: if it is killed, its log says so."""
+    return supervised(main)

@@ -11,6 +11,10 @@ class InputError(Exception):
     The sentence names the place (file, row or feature), what was expected, what was found, and what to do.
     """
 
+    status = 2
+
 
 class ResourceError(Exception):
     """The machine cannot do what was asked: a full disk, a store that another process is writing."""
+
+    status = 1

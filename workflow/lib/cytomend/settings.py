@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from copy import deepcopy
 from functools import cache
@@ -80,6 +81,11 @@ def read_yaml(path: Path, schema_name: str) -> Record:
 def one_line(record: Record) -> str:
     """Return the record as the one string by which a rule depends on it: same settings, same string."""
     return json.dumps(record, sort_keys=True)
+
+
+def key(**parts: object) -> str:
+    """Return a short name of all that reaches a result: other parts, another key."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def _with_defaults(value: Any, rules: Record) -> Any:  # noqa: ANN401 - YAML holds anything

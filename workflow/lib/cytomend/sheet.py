@@ -44,6 +44,17 @@ class SectionSettings:
     truth: Path | None = None
     cells: Path | None = None
 
+    @property
+    def planned_files(self) -> dict[str, Path]:
+        """The files that a plan is made from, by their role."""
+        return {"image": self.image, "annotation": self.annotation}
+
+    @property
+    def known_files(self) -> dict[str, Path]:
+        """The files that tell what was there before the damage, by their role; of phantoms."""
+        named = {"truth": self.truth, "cells": self.cells}
+        return {role: path for role, path in named.items() if path}
+
 
 def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
     """Read the sheet and complete each row with the configuration.

@@ -22,8 +22,9 @@ from cytomend.values import ValueRange
 
 @dataclass(frozen=True, slots=True)
 class SectionFacts:
-    """What every later stage must know of a section; ``mask_blake2b`` identifies the grown mask.
+    """What every later stage must know of a section.
 
+    ``source_blake2b`` identifies the scan, ``mask_blake2b`` the grown mask.
     Every region is mended ``samples`` times, each with noise of its own.
     """
 
@@ -39,6 +40,7 @@ class SectionFacts:
     stride_px: int
     shards: int
     masked_px: int
+    source_blake2b: str
     mask_blake2b: str
     samples: int = 1
     warnings: tuple[str, ...] = ()

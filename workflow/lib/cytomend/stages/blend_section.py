@@ -36,6 +36,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.heat import UNCERTAINTY, heat_colour, uncertainty_scale
 from cytomend.regions.plan import Plan
+from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import damaged_files, manifest_of, one_writer, publish, read_manifest
 from cytomend.storage.pyramid import (
@@ -113,7 +114,7 @@ class MendedCells:
 
 
 def blend_section(
-    image_path: Path, plan_folder: Path, shards: Sequence[Path], settings: BlendSettings, source: str, out: Path
+    image_path: Path, plan_folder: Path, shards: Sequence[Path], settings: BlendSettings, out: Path
 ) -> Path:
     """Write the corrected pyramid and return its manifest.
 
@@ -122,7 +123,6 @@ def blend_section(
     image_path : the source
     plan_folder, shards : the plan, and the stores of all its shards
     settings : chunks and shards of the pyramid
-    source : content hash of the source, for the provenance
     out : the OME-Zarr store
 
     Raises
@@ -131,6 +131,7 @@ def blend_section(
         If a shard store is missing or damaged, or the shards do not mend exactly the pixels that the plan asks for.
     """
     plan = Plan.read(plan_folder)
+    require_planned(image_path, manifest_of(plan_folder))
     facts, grid = plan.facts, Grid(settings.chunk_px, settings.shard_px)
     stores = [_open_store(path) for path in shards]
     identity = str(read_manifest(manifest_of(plan_folder))["sha256"])
@@ -156,7 +157,7 @@ def blend_section(
         label_levels = write_levels(
             labels, None, facts.shape, np.dtype("uint32"), grid, _label_boxes(plan, grid), halve_by_maximum
         )
-        _describe(group, levels, label_levels, plan, stores, source)
+        _describe(group, levels, label_levels, plan, stores)
         if facts.samples > 1:
             _write_uncertainty(group, plan, MendedCells(stores, facts.lattice.cell_px, "uncertainty"), grid)
         log.info("section %s: %d levels, %d px mended", facts.section, len(levels), counted.pasted)
@@ -260,13 +261,12 @@ def _describe(
     label_levels: list[zarr.Array[Any]],
     plan: Plan,
     stores: list[zarr.Group],
-    source: str,
 ) -> None:
     """Write the metadata of OME-Zarr and the provenance."""
     facts = plan.facts
     image = multiscales(facts.section, levels, facts.pixel_size_um, "mean")
     group.attrs["ome"] = {"version": VERSION, "multiscales": [image], "omero": {"channels": _channels(plan)}}
-    group.attrs["cytomend"] = provenance(plan, stores, source)
+    group.attrs["cytomend"] = provenance(plan, stores)
     group["labels"].attrs["ome"] = {"version": VERSION, "labels": ["mended"]}
     label = multiscales("mended", label_levels, facts.pixel_size_um, "maximum")
     colours = [{"label-value": int(number), "rgba": MENDED_COLOUR} for number in plan.regions["region"]]
@@ -276,7 +276,7 @@ def _describe(
     group["labels/mended"].attrs["ome"] = {"version": VERSION, "multiscales": [label], "image-label": image_label}
 
 
-def provenance(plan: Plan, stores: list[zarr.Group], source: str) -> dict[str, Any]:
+def provenance(plan: Plan, stores: list[zarr.Group]) -> dict[str, Any]:
     """Return what was mended, how, and from what."""
     facts = plan.facts
     made = [{key: value for key, value in store.attrs.items() if key != "plan"} for store in stores]
@@ -287,7 +287,7 @@ def provenance(plan: Plan, stores: list[zarr.Group], source: str) -> dict[str, A
         )
     return {
         **made[0],
-        "source_blake2b": source,
+        "source_blake2b": facts.source_blake2b,
         "mask_blake2b": facts.mask_blake2b,
         "grow_px": facts.grow_px,
         "window_px": facts.window_px,
@@ -314,11 +314,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="stores of all shards")
     entries = ", ".join(field.name for field in fields(BlendSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
-    parser.add_argument("--source", required=True, help="content hash of the scan")
     parser.add_argument("--out", type=Path, required=True, help="OME-Zarr store")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
     settings = BlendSettings(**json.loads(args.settings))
-    print(blend_section(args.image, args.plan, args.shards, settings, args.source, args.out))
+    print(blend_section(args.image, args.plan, args.shards, settings, args.out))

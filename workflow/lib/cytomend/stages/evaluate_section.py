@@ -59,8 +59,9 @@ from cytomend.report.evaluation_figures import Exemplar
 from cytomend.report.evaluation_shown import FIGURES
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
 from cytomend.stages.mend_shard import plan_identity
+from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import one_writer, publish, refuse_over
+from cytomend.storage.publish import manifest_of, one_writer, publish, refuse_over
 
 log = logging.getLogger(__name__)
 
@@ -119,13 +120,12 @@ def evaluate_section(
     plan, store = Plan.read(plan_folder), TrialStore.open(trials)
     if store.facts["plan"] != plan_identity(plan_folder):
         raise InputError(f"{trials}: was made for another plan than {plan_folder}; mend the trials again")
+    require_planned(sources.image, manifest_of(plan_folder))
     with one_writer(out) as work, logging_redirect_tqdm(), ExitStack() as stack:
         shutil.rmtree(work)
         (work / FIGURES).mkdir(parents=True)
         image = stack.enter_context(open_image(sources.image))
         truth = stack.enter_context(open_image(sources.truth)) if sources.truth else None
-        if image.shape != plan.facts.shape:
-            raise InputError(f"{image.path}: {image.shape} px, the plan was made for {plan.facts.shape}; plan again")
         _check_truth(image, truth)
         Evaluation(plan, store, image, truth, sources.cells, settings).run(threads, work)
         return publish(work, out, {"section": plan.facts.section, "trials": len(store)})

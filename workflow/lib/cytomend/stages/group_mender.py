@@ -102,6 +102,8 @@ class GroupMender:
     def mend(self, group: Group) -> tuple[Group, NDArray[np.float32]]:
         """Draw the unknown pixels of a group."""
         since = time.monotonic()
+        # What is last in the log of a job that is killed.
+        log.info("section %s, %s: begun", self.plan.facts.section, _named(group.turns))
         with self._blaming(group.turns):
             mended = fill(
                 group.image,
@@ -150,11 +152,11 @@ class GroupMender:
 
     @contextmanager
     def _blaming(self, group: list[Turn]) -> Iterator[None]:
-        """Name the regions in the log if anything goes wrong with them."""
+        """Name the regions at the end of the log if anything goes wrong with them."""
         try:
             yield
-        except Exception:
-            log.exception("section %s, %s: failed", self.plan.facts.section, _named(group))
+        except Exception as error:
+            error.add_note(f"section {self.plan.facts.section}, {_named(group)}")
             raise
 
 

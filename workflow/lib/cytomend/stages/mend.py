@@ -17,7 +17,6 @@ from cytomend.sheet import SectionSettings, settings_of
 from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, mend_shard
 from cytomend.stages.plan_section import PlanSettings, plan_section
-from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import locked, manifest_of
@@ -47,7 +46,7 @@ def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out:
         plan,
     )
     mend_shard(section.image, plan, 0, section.model, MendSettings(**section.mend), machine, shard)
-    blend_section(section.image, plan, [shard], BlendSettings(**config["pyramid"]), image_identity(section.image), out)
+    blend_section(section.image, plan, [shard], BlendSettings(**config["pyramid"]), out)
     shutil.rmtree(work)
     return out
 

@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,25 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend import __version__
+from cytomend.diary import begin_log, told
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.inference import Precision, usable_dtype
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
 from cytomend.diffusion.schedule import TIMES
-from cytomend.diffusion.windows import window_denoiser
-from cytomend.errors import InputError
+from cytomend.diffusion.windows import WindowDenoise, window_denoiser
+from cytomend.errors import InputError, ResourceError
 from cytomend.fingerprint import fingerprint
 from cytomend.overlap import overlapped
 from cytomend.progress import Progress
 from cytomend.regions.groups import grouped, turns
-from cytomend.regions.plan import Plan
+from cytomend.regions.plan import Plan, SectionFacts, pack
 from cytomend.stages.group_mender import GroupMender
-from cytomend.storage.identity import stamp
+from cytomend.storage.edition import require_planned
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import keep_only, manifest_of, one_writer, publish, read_manifest
 
@@ -57,9 +60,10 @@ CELLS_PER_CHUNK = 1024
 
 GROUP_PX = {"cpu": 1 << 20}
 LARGE_GROUP_PX = 1 << 25
+GROUP_STATES = 24
 """Pixels of windows that are mended together, by device: so many that few places of the network's calls stay empty and
 the steps between calls weigh nothing, yet a killed job loses only minutes, and a group takes far below a gigabyte of
-memory on a CPU and a few on an accelerator."""
+memory on a CPU and a few on an accelerator. ``GROUP_STATES`` float32 copies of them are reckoned with there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,26 @@ class MendSettings:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where the network runs; reaches no result beyond the last bits of another device."""
+    """Where the network runs; reaches no result beyond the last bits of another device.
+
+    ``workers`` processes share the regions of a shard, each with a GPU of its own.
+    """
 
     device: torch.device
     threads: int
     batch_windows: int
     group_px: int | None = None
+    workers: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that are used."""
+        return self.workers if self.device.type == "cuda" else 0
+
+    def worker(self, number: int) -> Machine:
+        """Return the part of the machine that one of the workers has."""
+        device = torch.device("cuda", number) if self.device.type == "cuda" else self.device
+        return replace(self, device=device, threads=max(self.threads // self.workers, 1), workers=1)
 
     def group_windows(self, window_px: int) -> int:
         """Return how many windows are mended together, unless a region alone has more."""
@@ -109,8 +127,10 @@ class Machine:
         return max(group_px // window_px**2, 1)
 
     @classmethod
-    def of(cls, device: str, threads: int, batch_windows: int) -> Machine:
-        """Return the machine; ``auto`` is the GPU if there is one."""
+    def of(cls, device: str, threads: int, batch_windows: int, gpus: int = 1) -> Machine:
+        """Return the machine; ``auto`` is the GPU if there is one, and ``gpus`` of them then work."""
+        if gpus < 1:
+            raise InputError(f"--gpus is {gpus}, expected at least 1; without a GPU the CPU is taken")
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if threads < 1 or batch_windows < 1:
             raise InputError(f"--threads is {threads}, --batch-windows {batch_windows}; expected at least 1 of each")
@@ -120,7 +140,11 @@ class Machine:
             raise InputError(
                 f"--device {device}: cannot be used here ({str(error).splitlines()[0]}); try cpu"
             ) from error
-        return cls(torch.device(chosen), threads, batch_windows)
+        if chosen != "cuda":
+            return cls(torch.device(chosen), threads, batch_windows)
+        if gpus > (found := torch.cuda.device_count()):
+            raise InputError(f"--gpus {gpus}: {found} visible here; ask the cluster for as many, or use fewer")
+        return cls(torch.device(chosen), threads, batch_windows, workers=gpus)
 
 
 def mend_shard(
@@ -130,9 +154,9 @@ def mend_shard(
     plan = Plan.read(plan_folder)
     mine = plan.regions[plan.regions["shard"] == shard]
     provenance = provenance_of(model, settings, machine, plan.facts.samples)
+    require_planned(image_path, manifest_of(plan_folder))
     made_from = _hash(
-        plan=read_manifest(manifest_of(plan_folder)),
-        image=stamp(image_path),
+        plan=plan_identity(plan_folder),
         shard=shard,
         code=fingerprint("cytomend.stages.mend_shard"),
         **provenance,
@@ -157,7 +181,7 @@ def mend_shard(
             provenance,
         )
         if missing:
-            _mend_regions(missing, image_path, plan, model, settings, machine, done)
+            _mend_regions(missing, image_path, plan_folder, model, settings, machine, done)
         if checkpoint_hash(model) != provenance["checkpoint_sha256"]:
             shutil.rmtree(done)
             raise InputError(
@@ -166,12 +190,69 @@ def mend_shard(
             )
         _gather(plan, list(costs), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
         facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
-        manifest = publish(work / "store", out, facts)
+        manifest = publish(work / "store", out, {**facts, "gpus": machine.gpus})
         shutil.rmtree(work)  # not before: a job killed while it publishes keeps its regions
         return manifest
 
 
 def _mend_regions(
+    windows_of: dict[int, int],
+    image_path: Path,
+    plan_folder: Path,
+    model: Path,
+    settings: MendSettings,
+    machine: Machine,
+    done: Path,
+) -> None:
+    """Mend regions, given as number and windows, by all workers of the machine."""
+    job = _Job(image_path, plan_folder, model, settings, machine, done)
+    if machine.workers == 1:
+        job.mend(windows_of, machine)
+        return
+    worker_of = pack(np.array(list(windows_of.values()), dtype=np.int64), machine.workers)
+    parts = [
+        {region: windows for (region, windows), its in zip(windows_of.items(), worker_of, strict=True) if its == worker}
+        for worker in range(machine.workers)
+    ]
+    try:
+        # Ends all workers when one of them or this process ends.
+        spawn(_work, (job, parts), machine.workers, daemon=True)  # type: ignore[no-untyped-call]
+    except ProcessExitedException as error:
+        blame = InputError if error.exit_code == InputError.status else ResourceError
+        raise blame(
+            f"{image_path}: worker {error.error_index} of {machine.workers} ended with status {error.exit_code}"
+            f" {error.signal_name or ''}; its reason stands above, if it gave one; run again, what is finished is kept"
+        ) from error
+
+
+def _work(worker: int, job: _Job, parts: list[dict[int, int]]) -> None:
+    """Mend one worker's regions, in a process of its own."""
+    begin_log()
+    try:
+        job.mend(parts[worker], job.machine.worker(worker))
+    except (InputError, ResourceError) as error:
+        print(f"cytomend mend-shard, worker {worker}: {told(error)}", file=sys.stderr)
+        sys.exit(error.status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all workers of a shard know."""
+
+    image: Path
+    plan: Path
+    model: Path
+    settings: MendSettings
+    machine: Machine
+    done: Path
+
+    def mend(self, windows_of: dict[int, int], machine: Machine) -> None:
+        """Mend regions, given as number and windows, group by group, and keep each as soon as it is finished."""
+        if windows_of:
+            _mend_groups(windows_of, self.image, Plan.read(self.plan), self.model, self.settings, machine, self.done)
+
+
+def _mend_groups(
     windows_of: dict[int, int],
     image_path: Path,
     plan: Plan,
@@ -180,7 +261,6 @@ def _mend_regions(
     machine: Machine,
     done: Path,
 ) -> None:
-    """Mend regions, given as number and windows, group by group, and keep each as soon as it is finished."""
     facts = plan.facts
     denoiser, record = load_model(model, machine.device)
     if record.window_px != facts.window_px:
@@ -195,6 +275,8 @@ def _mend_regions(
         precision=settings.precision,
     )
     sampler = settings.choose()
+    most_windows = max(*windows_of.values(), machine.group_windows(facts.window_px))
+    rehearse(ask, machine, facts, most_windows)
     total = sum(windows_of.values()) * facts.samples * sampler.calls
     with (
         open_image(image_path) as image,
@@ -209,6 +291,40 @@ def _mend_regions(
         hands = GroupMender(image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, done)
         groups = grouped(turns(windows_of.items(), facts.samples), machine.group_windows(facts.window_px))
         overlapped(groups, hands.read, hands.mend, hands.keep)
+
+
+def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_windows: int) -> None:
+    """See on a GPU, before any region is begun, that a network call and the largest group have room in its memory.
+
+    Every call has the same shape, so that what fits once fits always.
+
+    Raises
+    ------
+    ResourceError
+        If they have not.
+    """
+    if machine.device.type != "cuda":
+        return
+    side, gigabyte = facts.window_px, 1e9
+    held = GROUP_STATES * 4 * facts.channels * most_windows * side**2
+    try:
+        x = torch.zeros((machine.batch_windows, facts.channels, side, side), device=machine.device)
+        ask(x, x[:, :1])
+    except torch.OutOfMemoryError as error:
+        free, whole = torch.cuda.mem_get_info(machine.device)
+        raise ResourceError(
+            f"section {facts.section!r}: a network call with {machine.batch_windows} windows of {side} px does not fit"
+            f" into the memory of {machine.device} ({free / gigabyte:.1f} of {whole / gigabyte:.1f} GB are free); set"
+            " mend.batch_windows lower, ask for a larger GPU, or see who else uses this one"
+        ) from error
+    free, whole = torch.cuda.mem_get_info(machine.device)
+    free += torch.cuda.memory_reserved(machine.device) - torch.cuda.memory_allocated(machine.device)
+    if held > free:
+        raise ResourceError(
+            f"section {facts.section!r}: {most_windows} windows of {side} px at a time take {held / gigabyte:.1f} GB"
+            f" beside the network, {free / gigabyte:.1f} of {whole / gigabyte:.1f} GB are free on {machine.device};"
+            " ask for a larger GPU, or see who else uses this one"
+        )
 
 
 def provenance_of(model: Path, settings: MendSettings, machine: Machine, samples: int) -> dict[str, Any]:
@@ -288,11 +404,12 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare where the network runs."""
     parser.add_argument("--device", default="auto", help="torch device; auto takes a GPU if there is one")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads, a network call each")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs that share the regions of a shard")
     parser.add_argument("--batch-windows", type=int, default=32, help="windows in a GPU's network call")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    machine = Machine.of(args.device, args.threads, args.batch_windows)
+    machine = Machine.of(args.device, args.threads, args.batch_windows, args.gpus)
     settings = MendSettings(**json.loads(args.settings))
     print(mend_shard(args.image, args.plan, args.shard, args.model, settings, machine, args.out))

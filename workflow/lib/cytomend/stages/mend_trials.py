@@ -36,7 +36,7 @@ from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, plan_identity, provenance_of
-from cytomend.storage.identity import stamp
+from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import (
     keep_only,
@@ -85,10 +85,10 @@ def mend_trials(
     """
     refuse_over(out, [image_path, plan_folder, model])
     plan = Plan.read(plan_folder)
+    require_planned(image_path, manifest_of(plan_folder))
     provenance = provenance_of(model, mend, machine, 1)
     made_from = _hash(
         plan=plan_identity(plan_folder),
-        image=stamp(image_path),
         mend=asdict(mend),
         settings=asdict(settings),
         code=fingerprint("cytomend.stages.mend_trials"),
@@ -123,7 +123,9 @@ def mend_trials(
         }
         write_trials(work / "store", places, fills, image.channels, np.dtype(image.dtype), facts)
         manifest = publish(
-            work / "store", out, {"section": plan.facts.section, "trials": len(places), "made_from": made_from}
+            work / "store",
+            out,
+            {"section": plan.facts.section, "trials": len(places), "made_from": made_from, "gpus": machine.gpus},
         )
         shutil.rmtree(work)
         return manifest

@@ -1,6 +1,6 @@
 """Plan the mending of one section.
 
-Reads the image's header and the annotation, and writes into the folder of the plan:
+Reads the annotation, and the image once through for its hash, and writes into the folder of the plan:
 
 | file | what |
 |---|---|
@@ -11,6 +11,9 @@ Reads the image's header and the annotation, and writes into the folder of the p
 
 Columns of ``regions.parquet``: ``region`` number, ``shard``, box ``y0_px x0_px y1_px x1_px`` (half open), centre
 ``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` (of the section).
+
+The manifest also says what later jobs will need (`cytomend.needs`), and which editions of image and annotation were
+read (`cytomend.storage.edition`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,11 +31,13 @@ import numpy as np
 import zarr
 
 from cytomend.errors import InputError
+from cytomend.needs import Needs
 from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
 from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import Plan, SectionFacts, tables
 from cytomend.regions.value_range import value_range
+from cytomend.storage.edition import read_source
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import one_writer, publish
@@ -57,18 +63,31 @@ class PlanSettings:
     samples: int = 1
 
 
-def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out: Path) -> Path:
+def plan_section(
+    image_path: Path, annotation: Path, settings: PlanSettings, out: Path, editions: Mapping[str, str] | None = None
+) -> Path:
     """Write the plan of a section into ``out`` and return its manifest.
+
+    Parameters
+    ----------
+    image_path, annotation : scan and artefact mask
+    settings : see `PlanSettings`
+    out : folder of the plan
+    editions : of ``image`` and ``annotation``, by these names; by default those of files seen for the first time
 
     Raises
     ------
     InputError
         If image, annotation and settings do not fit each other, or nothing intact is left to mend from.
     """
-    lattice = _lattice(settings)
+    lattice, editions = _lattice(settings), editions or {}
     with open_image(image_path) as image, one_writer(out) as work:
         _check_fit(image, settings)
         classes = settings.include_classes or None
+        sources = {
+            role: read_source(path, editions.get(role))
+            for role, path in (("image", image_path), ("annotation", annotation))
+        }
         mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
         log.info(
             "section %s: %s px, %d channels, %s; annotation %s",
@@ -106,6 +125,7 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
             stride_px=settings.stride_px,
             shards=settings.shards,
             masked_px=masked_px,
+            source_blake2b=sources["image"].identity,
             mask_blake2b=_mask_hash(mask, labels),
             samples=settings.samples,
             warnings=(
@@ -114,7 +134,8 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
                 *_damage_warnings(annotation, masked_px / (image.shape[0] * image.shape[1])),
             ),
         )
-        Plan(facts, *tables(regions, facts), labels).write_facts(work)
+        plan = Plan(facts, *tables(regions, facts), labels)
+        plan.write_facts(work)
         for warning in facts.warnings:
             log.warning("section %s: %s", settings.section, warning)
         log.info(
@@ -124,7 +145,16 @@ def plan_section(image_path: Path, annotation: Path, settings: PlanSettings, out
             masked_px,
             settings.samples,
         )
-        return publish(work, out, {"section": settings.section, "regions": len(regions)})
+        return publish(
+            work,
+            out,
+            {
+                "section": settings.section,
+                "regions": len(regions),
+                "needs": asdict(Needs.of(plan)),
+                "sources": {role: source.record() for role, source in sources.items()},
+            },
+        )
 
 
 def _lattice(settings: PlanSettings) -> Lattice:
@@ -185,6 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotation", type=Path, required=True, help="artefacts: GeoJSON or mask image")
     entries = ", ".join(field.name for field in fields(PlanSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
+    parser.add_argument("--editions", default="{}", help="JSON object: the workflow's names for image and annotation")
     parser.add_argument("--out", type=Path, required=True, help="folder of the plan")
 
 
@@ -193,4 +224,4 @@ def main(args: argparse.Namespace) -> None:
     record = json.loads(args.settings)
     if record["value_range"] is not None:
         record["value_range"] = tuple(record["value_range"])
-    print(plan_section(args.image, args.annotation, PlanSettings(**record), args.out))
+    print(plan_section(args.image, args.annotation, PlanSettings(**record), args.out, json.loads(args.editions)))

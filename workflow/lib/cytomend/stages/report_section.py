@@ -49,8 +49,9 @@ from cytomend.report.metrics import measure
 from cytomend.report.overview import draw_overview
 from cytomend.report.pages import write_page
 from cytomend.report.regions import RegionFacts, largest_first, region_facts
+from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import write_whole
+from cytomend.storage.publish import manifest_of, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ def report_section(
         If scan, plan and corrected section do not belong together.
     """
     plan = Plan.read(plan_folder)
+    require_planned(image_path, manifest_of(plan_folder))
     facts, regions = plan.facts, region_facts(plan.regions)
     mended = CorrectedSection.open(corrected, facts)
     overview = draw_overview(mended, facts, regions, settings.overview_px)

@@ -9,10 +9,12 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,17 @@ _DIGEST_BYTES = 32
 _SETTLED_NS = 2_000_000_000
 _CACHE_VERSION = 1
 
-_Stamp = list[int | str]
+READERS = 4
+"""Files read at a time: more than one, since a network's file system answers slowly; few, since others log in too."""
+
+READ_HERE_BYTES = 50e9
+"""More is not read while a workflow is read: minutes of a login node."""
+
+KEEP_SECONDS = 30.0
+SAY_BYTES = 2e9
+"""From here on it takes so long that somebody would ask what is being done."""
+
+Stamp = list[int | str]
 _Entries = dict[str, dict[str, Any]]
 
 # The cache file as last read by this process, with what stat said of it: thousands of sections ask in one go.
@@ -50,36 +62,95 @@ def image_identity(path: Path) -> str:
     InputError
         The path is missing or may not be read.
     """
-    with _blamed_on(path):
+    with told_of(path):
         return _folder_digest(path) if path.is_dir() else _file_digest(path).hex()
 
 
 def cached_identity(path: Path, cache_file: Path) -> str:
-    """Return `image_identity`, from a cache when size and modification time are those of the last time.
+    """Return the identity of one file or folder; see `cached_identities`."""
+    return cached_identities([path], cache_file)[path]
+
+
+def cached_identities(paths: Iterable[Path], cache_file: Path, limit_bytes: float = math.inf) -> dict[Path, str]:
+    """Return `image_identity` of each, from a cache when size and modification time are those of the last time.
 
     Parameters
     ----------
-    path : Path
-        A file or a folder; of a folder, all relative paths, sizes and times count.
-    cache_file : Path
-        JSON, replaced in one step; a missing or damaged one counts as empty. When two processes write at once, one
-        of them may forget what the other added, which costs a second reading and no more.
+    paths : files or folders; of a folder, all relative paths, sizes and times count
+    cache_file : JSON, replaced in one step; a missing or damaged one counts as empty. When two processes write at once,
+        one of them may forget what the other added, which costs a second reading and no more. Kept now and then, so
+        that an interrupted reading goes on where it was.
+    limit_bytes : refuse to read more than this
+
+    Raises
+    ------
+    InputError
+        If a path is missing or may not be read, or there is more to read than the limit.
     """
-    key = os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links, and two links may come to differ
-    with _blamed_on(path):
-        before = stamp(path)
-    entry = _load(cache_file).get(key)
-    if entry is not None and entry.get("stamp") == before and isinstance(entry.get("identity"), str):
-        return str(entry["identity"])
-    identity = image_identity(path)
-    with _blamed_on(path):
-        if stamp(path) == before and not _is_young(path):
-            _store(cache_file, key, {"stamp": before, "identity": identity})
-    return identity
+    entries, found, unread = _load(cache_file), dict[Path, str](), dict[Path, tuple[str, Stamp]]()
+    for path in paths:
+        key = os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links, and two links may come to differ
+        with told_of(path):
+            seen = stamp(path)
+        entry = entries.get(key)
+        if entry is not None and entry.get("stamp") == seen and isinstance(entry.get("identity"), str):
+            found[path] = str(entry["identity"])
+        else:
+            unread[path] = (key, seen)
+    if unread:
+        _refuse_beyond(limit_bytes, list(unread))
+        found |= _read_all(unread, cache_file)
+    return found
+
+
+def _refuse_beyond(limit_bytes: float, unread: list[Path]) -> None:
+    if math.isinf(limit_bytes):
+        return
+    total = sum(_size(path) for path in unread)
+    if total > limit_bytes:
+        raise InputError(
+            f"{len(unread)} files, {total / 1e9:,.0f} GB, bear other times than when they were read last, for example"
+            f" {unread[0]}; reading them here takes too long: run `cytomend identify` in a job (it may be interrupted),"
+            " then this again"
+        )
+
+
+def _read_all(unread: dict[Path, tuple[str, Stamp]], cache_file: Path) -> dict[Path, str]:
+    """Read files and folders, several at a time, and keep what was found."""
+    found, kept, last = dict[Path, str](), _Entries(), time.monotonic()
+    if (total := sum(_size(path) for path in unread)) > SAY_BYTES:
+        log.warning("reading %d files, %.0f GB, to see whether they changed", len(unread), total / 1e9)
+
+    def read(path: Path) -> tuple[Path, str]:
+        return path, image_identity(path)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        try:
+            for path, identity in readers.map(read, unread):
+                key, seen = unread[path]
+                found[path] = identity
+                with told_of(path):
+                    if stamp(path) == seen and not is_young(path):
+                        kept[key] = {"stamp": seen, "identity": identity}
+                if kept and time.monotonic() - last > KEEP_SECONDS:
+                    _store(cache_file, kept)
+                    kept, last = {}, time.monotonic()
+        finally:
+            readers.shutdown(cancel_futures=True)
+            if kept:
+                _store(cache_file, kept)
+    return found
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    with told_of(path):
+        return sum((path / name).stat().st_size for name in _files(path)) if path.is_dir() else path.stat().st_size
 
 
 @contextlib.contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
+def told_of(path: Path) -> Iterator[None]:
+    """Turn what the system says of a path into a sentence."""
     try:
         yield
     except FileNotFoundError as error:
@@ -120,7 +191,7 @@ def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...
                 yield inside + entry.name
 
 
-def stamp(path: Path) -> _Stamp:
+def stamp(path: Path) -> Stamp:
     """Return what changes, without reading a file, when its contents do: sizes and times."""
     if not path.is_dir():
         facts = path.stat()
@@ -132,7 +203,8 @@ def stamp(path: Path) -> _Stamp:
     return [digest.hexdigest()]
 
 
-def _is_young(path: Path) -> bool:
+def is_young(path: Path) -> bool:
+    """Whether a file was written so lately that it may yet change without its time telling so."""
     files = _files(path) if path.is_dir() else iter([""])
     now = time.time_ns()
     # A time that lies ahead is a wrong clock, not youth.
@@ -168,9 +240,9 @@ def _entries(data: bytes) -> _Entries:
     return {key: entry for key, entry in entries.items() if isinstance(entry, dict)}
 
 
-def _store(cache_file: Path, key: str, entry: dict[str, Any]) -> None:
-    """Add one entry to what the cache holds now, and put the new cache in its place in one step."""
-    entries = {**_load(cache_file), key: entry}
+def _store(cache_file: Path, new: _Entries) -> None:
+    """Add entries to what the cache holds now, and put the new cache in its place in one step."""
+    entries = {**_load(cache_file), **new}
     text = json.dumps({"version": _CACHE_VERSION, "entries": entries})
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)

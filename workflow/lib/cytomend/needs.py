@@ -1,0 +1,153 @@
+"""What the jobs of a section ask of a machine, from what is known of the section: the size of its scan and its damage.
+
+Reckoned when a job is about to start, from the header of the scan or from the manifest of its plan, so that nothing is
+guessed; only the standard library, since this runs on a login node. Memory of all stages is bounded by the largest
+region and a few chunks (law 4), time follows the pixels that are read and the windows that are mended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from cytomend.regions.plan import Plan
+
+MB = 1_000_000
+
+SLOWEST_GPU_PX = 3_000_000
+"""Window pixels that the slowest GPU in use draws in a second and a call, by assumption: what is faster is done sooner.
+`benchmarks/mend.py` measures it."""
+
+SLOWEST_STREAM_PX = 5_000_000
+"""Pixels of a section that are read, and written to a pyramid, in a second on a slow network's file system."""
+
+SLOWEST_READ_BYTES = 50 * MB
+"""Bytes that such a file system reads in a second."""
+
+STATES = 24
+"""Float32 copies of a region's windows that are held at once while it is mended; 16 were measured on a CPU."""
+
+TRIAL_SECONDS, TRIAL_MB = 10, 2
+"""What looking at a trial takes, with two segmenters and a classifier, on a slow node; two cores took 2 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A section as far as a machine must know it; ``windows`` of all regions and samples, by shard.
+
+    ``largest_windows`` is those of the largest region, ``window_px`` the side of a window, ``pixels`` those of the
+    section, ``value_bytes`` the bytes of a pixel with all its channels.
+    """
+
+    pixels: int
+    value_bytes: int
+    window_px: int
+    windows: tuple[int, ...]
+    largest_windows: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """Return the needs of a planned section."""
+        facts, regions = plan.facts, plan.regions
+        by_shard = regions.groupby("shard")["windows"].sum()
+        return cls(
+            pixels=facts.shape[0] * facts.shape[1],
+            value_bytes=facts.channels * _bytes_of(facts.dtype),
+            window_px=facts.window_px,
+            windows=tuple(int(by_shard.get(shard, 0)) * facts.samples for shard in range(facts.shards)),
+            largest_windows=int(regions["windows"].max()) if len(regions) else 0,
+        )
+
+    @classmethod
+    def read(cls, plan_manifest: Path) -> Self | None:
+        """Return what a plan's manifest says, or None if there is none yet."""
+        try:
+            record = json.loads(plan_manifest.read_bytes())["needs"]
+            return cls(**{**record, "windows": tuple(record["windows"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job asks for: memory in MB, time in minutes."""
+
+    mem_mb: int
+    runtime: int
+
+    def again(self, attempt: int) -> Request:
+        """Return what the job asks for the second time, when the first was not enough."""
+        return Request(self.mem_mb * attempt, self.runtime * attempt)
+
+
+def plan_request(files: Iterable[Path]) -> Request:
+    """Return what planning asks for: its files are read once through."""
+    total = sum(file_bytes(path) for path in files)
+    return Request(2000, 15 + total // SLOWEST_READ_BYTES // 60)
+
+
+def mend_request(needs: Needs | None, shard: int, calls: int) -> Request:
+    """Return what mending a shard on one GPU asks for; ``calls`` of the network are made for each window."""
+    if needs is None:
+        return Request(4000, 30)
+    windows = needs.windows[shard] if shard < len(needs.windows) else sum(needs.windows)
+    region_bytes = STATES * 4 * needs.largest_windows * needs.window_px**2
+    return Request(4000 + region_bytes // MB, 30 + _gpu_minutes(windows * calls * needs.window_px**2))
+
+
+def trials_request(needs: Needs | None, settings: Mapping[str, Any], calls: int) -> Request:
+    """Return what mending a section's trials asks for: its sampler makes ``calls`` a window, others at most 2,560."""
+    trials, others = _trials(settings), len(settings["samplers"]) * 2 * settings["sampler_trials"]
+    pixels = needs.window_px**2 * settings["windows"] ** 2 * (trials * calls + others * 2560) if needs else 0
+    return Request(4000, 30 + _gpu_minutes(pixels))
+
+
+def evaluate_request(settings: Mapping[str, Any]) -> Request:
+    """Return what looking at a section's trials asks for."""
+    trials = _trials(settings)
+    return Request(3000 + trials * TRIAL_MB, 30 + trials * TRIAL_SECONDS // 60)
+
+
+def stream_request(needs: Needs | None) -> Request:
+    """Return what a stage asks for that reads the section once through."""
+    return Request(4000, 30 + (needs.pixels // SLOWEST_STREAM_PX // 60 if needs else 0))
+
+
+def blend_request(needs: Needs | None, shard_px: int) -> Request:
+    """Return what blending asks for: a stream that holds a few shards of the pyramid."""
+    held = 12 * shard_px**2 * (needs.value_bytes if needs else 1)
+    return Request(2000 + held // MB, stream_request(needs).runtime)
+
+
+def calls_at_most(mend: Mapping[str, Any]) -> int:
+    """Return a bound of the network's calls for a window, from settings as a section has them.
+
+    >>> calls_at_most({"sampler": "timemap", "steps": 50, "resample": None})
+    50
+    """
+    resample = 1 if mend["sampler"] == "timemap" else mend["resample"] or 10
+    return int(mend["steps"] * resample)
+
+
+def _trials(settings: Mapping[str, Any]) -> int:
+    return int(settings["trials"] + settings["artefact_trials"])
+
+
+def _gpu_minutes(pixels: int) -> int:
+    return pixels // SLOWEST_GPU_PX // 60
+
+
+def file_bytes(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; 0 if it is missing."""
+    if path.is_dir():
+        return sum((Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names)
+    return path.stat().st_size if path.exists() else 0
+
+
+def _bytes_of(dtype: str) -> int:
+    return int("".join(filter(str.isdigit, dtype))) // 8
