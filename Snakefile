@@ -13,6 +13,7 @@ include: "workflow/rules/blend.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/slurm.smk"
 
 
 rule all:
@@ -22,6 +23,8 @@ rule all:
         expand("results/{section}/corrected.ome.zarr", section=sorted(SECTIONS)),
         expand("results/{section}/corrected.manifest.json", section=sorted(SECTIONS)),
         expand("results/{section}/evaluation", section=sorted(EVALUATED)),
+        expand("results/{section}/evaluation.manifest.json", section=sorted(EVALUATED)),
         expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
         "results/brain/report/index.html",
         "results/brain/evaluation",
+        "results/brain/evaluation.manifest.json",

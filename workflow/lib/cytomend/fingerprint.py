@@ -26,7 +26,7 @@ def fingerprint(module: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(_reached(module)):
         digest.update(name.encode())
-        digest.update(ast.dump(_without_docstrings(_tree(name))).encode())
+        digest.update(_behaviour(name))
     return digest.hexdigest()
 
 
@@ -78,17 +78,16 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    """Return a copy of a tree without docstrings and other bare strings."""
-    copy = ast.parse(ast.unparse(tree))
-    for node in ast.walk(copy):
+@cache
+def _behaviour(module: str) -> bytes:
+    """Return a module's syntax tree as text, without docstrings and other bare strings."""
+    tree = _tree(module)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            kept = [
-                s
-                for s in node.body
-                if not (
-                    isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str)
-                )
-            ]
-            node.body = kept or [ast.Pass()]
-    return copy
+            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
+    return ast.dump(tree).encode()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)

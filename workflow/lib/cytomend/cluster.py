@@ -1,0 +1,121 @@
+"""What a Slurm cluster says to a request before it is made: one that no node can ever satisfy would pend for ever."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+SECONDS = 20
+"""A controller that does not answer within this is not asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a job asks of Slurm; ``where`` are the words of ``sbatch`` that choose partition, account and nodes."""
+
+    rule: str
+    where: tuple[str, ...]
+    cpus: int
+    mem_mb: int
+    minutes: int
+
+    @classmethod
+    def of(cls, rule: str, threads: int, resources: Mapping[str, Any]) -> Self:
+        """Return the request of a job with these resources, by the names that Snakemake's Slurm plugin takes."""
+        words = {
+            "--partition": resources.get("slurm_partition"),
+            "--account": resources.get("slurm_account"),
+            "--constraint": resources.get("constraint"),
+            "--qos": resources.get("qos"),
+            "--gres": resources.get("gres"),
+            "--gpus": ":".join(str(resources[key]) for key in ("gpu_model", "gpu") if resources.get(key)),
+        }
+        return cls(
+            rule,
+            tuple(f"{word}={value}" for word, value in words.items() if value),
+            int(resources.get("cpus_per_task") or threads),
+            int(resources.get("mem_mb") or 0),
+            int(resources.get("runtime") or 0),
+        )
+
+    @property
+    def partition(self) -> str:
+        """The partition, or nothing for the cluster's own choice."""
+        return next((word.partition("=")[2] for word in self.where if word.startswith("--partition=")), "")
+
+    @property
+    def words(self) -> list[str]:
+        """The request as ``sbatch`` takes it."""
+        sizes = {"--cpus-per-task": self.cpus, "--mem": self.mem_mb, "--time": self.minutes}
+        return [*self.where, *(f"{word}={size}" for word, size in sizes.items() if size)]
+
+
+def largest(requests: Iterable[JobRequest]) -> list[JobRequest]:
+    """Return one request for each rule and kind of node, as large as the largest of them in every respect."""
+    found: dict[tuple[str, tuple[str, ...]], JobRequest] = {}
+    for request in requests:
+        known = found.setdefault((request.rule, request.where), request)
+        found[request.rule, request.where] = replace(
+            known,
+            cpus=max(known.cpus, request.cpus),
+            mem_mb=max(known.mem_mb, request.mem_mb),
+            minutes=max(known.minutes, request.minutes),
+        )
+    return list(found.values())
+
+
+def refused(requests: Iterable[JobRequest]) -> list[str]:
+    """Return a sentence for each request that this cluster cannot satisfy as it is now; nothing without Slurm."""
+    if shutil.which("sbatch") is None:
+        return []
+    limits = _time_limits()
+    sentences = []
+    for request in requests:
+        limit = limits.get(request.partition)
+        if limit is not None and request.minutes > limit:
+            said = f"the partition ends jobs after {limit} minutes"
+        elif (answer := _run("sbatch", "--test-only", *request.words, "--wrap=true")) and answer.returncode:
+            said = " ".join(answer.stderr.split()) or f"sbatch ended with status {answer.returncode}"
+        else:
+            continue
+        sentences.append(f"{request.rule} asks for {' '.join(request.words)}: {said}")
+    return sentences
+
+
+def _time_limits() -> dict[str, int]:
+    """Return the longest run, in minutes, of each partition that has one; "" is the default partition."""
+    answer = _run("sinfo", "--noheader", "--format=%P|%l")
+    limits: dict[str, int] = {}
+    for line in answer.stdout.splitlines() if answer else []:
+        name, _, limit = line.strip().partition("|")
+        if (minutes := _minutes(limit)) is not None:
+            limits[name.rstrip("*")] = minutes
+            if name.endswith("*"):
+                limits[""] = minutes
+    return limits
+
+
+def _minutes(limit: str) -> int | None:
+    """Return Slurm's ``days-hours:minutes:seconds`` in minutes, or None for no limit.
+
+    >>> _minutes("1-02:30:00"), _minutes("45:00"), _minutes("infinite")
+    (1590, 45, None)
+    """
+    days, _, clock = limit.rpartition("-")
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        hours, minutes = ([0, *parts] if len(parts) == 2 else parts)[:2]
+        return (int(days or 0) * 24 + hours) * 60 + minutes
+    except ValueError:
+        return None
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str] | None:
+    """Return what a command of the cluster says, or None if it does not answer."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
