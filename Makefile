@@ -17,6 +17,7 @@ setup:
 	  .venv/bin/python -m pip install -q --disable-pip-version-check -r envs/requirements.lock; \
 	  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	  $(WITNESS) > .venv/ready; }
+	@test -e slurm -o -L slurm || ln -s profiles/slurm slurm # where `snakemake --profile slurm` looks for it
 
 phantoms: setup
 	@for n in 1 2; do for f in section.tif truth.tif mask.tif mask.geojson cells.parquet; do test -e demo/phantom-$$n/$$f || missing=1; done; \

@@ -26,5 +26,6 @@ rule all:
         expand("results/{section}/evaluation.manifest.json", section=sorted(EVALUATED)),
         expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
         "results/brain/report/index.html",
+        "results/brain/metrics.tsv",
         "results/brain/evaluation",
         "results/brain/evaluation.manifest.json",

@@ -1,5 +1,6 @@
-"""Resolve the exact versions of everything (``make lock``): requirements.lock, and from it cytomend.yaml for conda."""
+"""Resolve the exact versions of everything (``make lock``): requirements.lock, and from it what conda is told."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.lock"
 CONDA = HERE / "cytomend.yaml"
+CELLDETECTION = HERE / "celldetection.yaml"
 
 
 def portable(lock: str) -> str:
@@ -30,6 +32,16 @@ def conda_environment(lock: str) -> str:
     return head + "".join(f"      - {pin}\n" for pin in pins(lock))
 
 
+def repinned(environment: str, lock: str) -> str:
+    r"""Return an environment that is written by hand with the versions of a lock, for what both name.
+
+    >>> repinned("- numpy==2.0.0\n- timm==1.0", "numpy==2.4.6")
+    '- numpy==2.4.6\n- timm==1.0'
+    """
+    versions = dict(pin.split("==") for pin in pins(lock))
+    return re.sub(r"(?<=- )(\S+)==(\S+)", lambda pin: f"{pin[1]}=={versions.get(pin[1], pin[2])}", environment)
+
+
 if __name__ == "__main__":
     options = ["--extra=dev", "--strip-extras", "--allow-unsafe", "--no-header", "--no-emit-index-url"]
     options += ["--no-emit-find-links", "--no-emit-trusted-host", "--no-emit-options", "--quiet", *sys.argv[1:]]
@@ -40,3 +52,4 @@ if __name__ == "__main__":
     )
     LOCK.write_text(portable(LOCK.read_text()))
     CONDA.write_text(conda_environment(LOCK.read_text()))
+    CELLDETECTION.write_text(repinned(CELLDETECTION.read_text(), LOCK.read_text()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -41,6 +44,11 @@ FILES = {
 }
 
 
+def forget():
+    for function in (printing.fingerprint, printing._tree, printing._imports, printing._behaviour):
+        function.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A function that writes a package, with some files changed, and returns the fingerprint of its stage."""
@@ -55,8 +63,7 @@ def package(tmp_path, monkeypatch):
                 text = text.replace(before, after, 1)
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             (root / file).write_text(text)
-        printing.fingerprint.cache_clear()
-        printing._tree.cache_clear()
+        forget()
         return printing.fingerprint("cytomend.stages.mend")
 
     yield changed
@@ -110,3 +117,66 @@ def test_each_stage_has_its_own_fingerprint_without_loading_torch():
     reached = printing._reached("cytomend.stages.mend_shard")
     assert {"cytomend.diffusion.samplers", "cytomend.diffusion.noise", "cytomend.storage.tiff"} <= reached
     assert not any("phantom" in module or "training" in module for module in reached)
+
+
+STAGES = ("plan_section", "mend_shard", "blend_section", "mend_trials", "evaluate_section", "report_section")
+
+
+TELL = """
+import importlib, os, sys
+import matplotlib.pyplot, pandas, scipy.ndimage, skimage.measure, tifffile, torch, zarr  # the slow ones once for all
+for stage in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(f"cytomend.stages.{stage}")
+        print(stage, *(module for module in sys.modules if module.startswith("cytomend.")), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """By stage, the modules of this package that Python loads with it: what reaches its results, by another witness."""
+    told = subprocess.run([sys.executable, "-c", TELL, *STAGES], capture_output=True, text=True, check=True).stdout
+    lines = [line.split() for line in told.splitlines()]
+    return {line[0]: set(line[1:]) for line in lines}
+
+
+def test_an_edit_of_each_module_of_the_library_redoes_the_stages_that_load_it(loaded, tmp_path, monkeypatch):
+    copy = tmp_path / "cytomend"
+    shutil.copytree(printing.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    forget()
+    monkeypatch.setattr(printing, "PACKAGE", copy)
+    before = {stage: printing.fingerprint(f"cytomend.stages.{stage}") for stage in STAGES}
+    everything = set().union(*loaded.values())
+    assert len(everything) > 80
+    for module in sorted(everything):
+        place = copy.parent.joinpath(*module.split("."))
+        path = place.with_suffix(".py") if place.with_suffix(".py").exists() else place / "__init__.py"
+        text = path.read_text()
+        for edit, counts in (("\n# a comment\n", False), ("\nedited = 1\n", True)):
+            path.write_text(text + edit)
+            printing.fingerprint.cache_clear()
+            monkeypatch.setattr(printing, "_behaviour", renewed(module))
+            after = {stage: printing.fingerprint(f"cytomend.stages.{stage}") for stage in STAGES}
+            monkeypatch.undo()
+            monkeypatch.setattr(printing, "PACKAGE", copy)
+            changed = {stage for stage in STAGES if after[stage] != before[stage]}
+            must = {stage for stage in STAGES if counts and module in loaded[stage]}
+            assert changed >= must, module
+            assert counts or not changed, module
+        path.write_text(text)
+    forget()
+
+
+def renewed(module):
+    """As if this module alone had not been read yet; reading all of them anew for each edit would take minutes."""
+    known = printing._behaviour
+
+    def behaviour(name):
+        if name != module:
+            return known(name)
+        printing._tree.cache_clear()
+        return known.__wrapped__(name)
+
+    return behaviour

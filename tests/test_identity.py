@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cytomend.errors import InputError
 from cytomend.storage import identity
-from cytomend.storage.identity import cached_identity, image_identity
+from cytomend.storage.identity import cached_identities, cached_identity, image_identity
 
 LONG_AGO = 1_600_000_000
 
@@ -238,3 +238,42 @@ def test_only_the_standard_library_is_needed():
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_several_files_are_read_once_and_the_cache_is_written_once(tmp_path, readings, monkeypatch):
+    written, store = [], identity._store
+    monkeypatch.setattr(identity, "_store", lambda file, new: written.append(len(new)) or store(file, new))
+    paths = [settled(tmp_path / f"{i}.tif", bytes([i])) for i in range(9)]
+    found = cached_identities(paths, tmp_path / "cache.json")
+    assert found == {path: image_identity(path) for path in paths}
+    readings.clear()
+    assert cached_identities(paths, tmp_path / "cache.json") == found
+    assert readings == []
+    assert written == [9]
+
+
+def test_more_than_the_limit_is_not_read(tmp_path, readings):
+    paths = [settled(tmp_path / name, b"x" * 600) for name in ("a.tif", "b.tif")]
+    with pytest.raises(InputError, match=r"2 files, .*a\.tif.*cytomend identify"):
+        cached_identities(paths, tmp_path / "cache.json", limit_bytes=1000)
+    assert readings == []
+    cached_identities(paths[:1], tmp_path / "cache.json", limit_bytes=1000)
+    # What is known does not count.
+    assert len(cached_identities(paths, tmp_path / "cache.json", limit_bytes=1000)) == 2
+
+
+def test_what_was_read_before_a_failure_is_kept(tmp_path, readings, monkeypatch):
+    paths = [settled(tmp_path / f"{i}.tif") for i in range(4)]
+
+    def interrupted(path):
+        if path == paths[-1]:
+            raise KeyboardInterrupt
+        return image_identity(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "image_identity", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached_identities(paths, tmp_path / "cache.json")
+    readings.clear()
+    cached_identities(paths, tmp_path / "cache.json")
+    assert readings == paths[-1:]

@@ -228,6 +228,41 @@ def add_row(lab: Lab) -> None:
     lab.write()
 
 
+def remove_row(lab: Lab) -> None:
+    del lab.rows[1]
+    lab.write()
+
+
+def cell(column: str, value: str) -> Callable[[Lab], None]:
+    def change(lab: Lab) -> None:
+        for row in lab.rows:
+            row.setdefault(column, "")
+        lab.rows[0][column] = value
+        lab.write()
+
+    return change
+
+
+def touch_results(lab: Lab) -> None:
+    for path in lab.folder.glob("results/**/*"):
+        path.touch()
+
+
+def rewrite_with_other_times(lab: Lab) -> None:
+    """As a restored backup or another checkout does."""
+    for i, path in enumerate(sorted((lab.folder / "data").iterdir())):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, (1_600_000_000 + i, 1_600_000_000 + i))
+
+
+def move_model(lab: Lab) -> None:
+    (lab.folder / "data" / "model.safetensors").rename(lab.folder / "data" / "same.safetensors")
+    lab.config["mend"]["model"] = "data/same.safetensors"
+    lab.write()
+
+
 def reorder_rows(lab: Lab) -> None:
     lab.rows.reverse()
     lab.write()
@@ -272,6 +307,24 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING
     ("change", "expected"),
     [
         pytest.param(touch_everything, set(), id="touching every input, setting and source redoes nothing"),
+        pytest.param(rewrite_with_other_times, set(), id="restored files with other times redo nothing"),
+        pytest.param(touch_results, set(), id="touched results redo nothing"),
+        pytest.param(remove_row, {"summarise_brain"}, id="a removed row only leaves the tables"),
+        pytest.param(cell("sampler", "langevin"), jobs("left", "mend_shard"), id="a row's sampler"),
+        pytest.param(cell("grow_px", "5"), jobs("left", "plan_section"), id="a row's margin"),
+        pytest.param(cell("shards", "2"), jobs("left", "plan_section"), id="a row's shards"),
+        pytest.param(cell("trials", "3"), jobs("left", "mend_trials"), id="a row's trials"),
+        pytest.param(setting("mend", "sampler", "langevin"), BOTH["mend_shard"], id="another sampler"),
+        pytest.param(setting("mend", "batch_windows", 4), BOTH["mend_shard"], id="another shape of calls"),
+        pytest.param(setting("brain", "currency", "CHF"), {"summarise_brain"}, id="the price of a GPU hour"),
+        pytest.param(move_model, BOTH["mend_shard"], id="a model of another name, which stands in the metadata"),
+        pytest.param(delete("results/brain/metrics.tsv"), {"summarise_brain"}, id="a deleted table"),
+        pytest.param(delete("results/left/mended/0.zarr"), set(), id="a deleted store that nothing waits for"),
+        pytest.param(
+            edit("report/overview.py", "import numpy as np", "import math\nimport numpy as np"),
+            BOTH["report_section"],
+            id="new behaviour of a page",
+        ),
         pytest.param(change_pixels, jobs("left", "plan_section"), id="new pixels redo their section"),
         pytest.param(change_mask, jobs("left", "plan_section"), id="a new mask redoes its section"),
         pytest.param(change_row, jobs("left", "mend_shard"), id="a row's seed redoes that section's mending"),

@@ -32,10 +32,8 @@ from cytomend.needs import (
 from cytomend.settings import checked, key, one_line
 from cytomend.sheet import read_sheet
 from cytomend.storage.edition import editions, sources_in
-from cytomend.storage.identity import READ_HERE_BYTES, cached_identities
+from cytomend.storage.identity import IDENTITIES, READ_HERE_BYTES, cached_identities
 from cytomend.training_file import check_apart, read_training_file
-
-IDENTITIES = Path(".snakemake") / "cytomend-identities.json"
 
 
 def contents(paths):

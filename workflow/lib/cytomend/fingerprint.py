@@ -41,6 +41,7 @@ def _reached(module: str) -> set[str]:
     return reached
 
 
+@cache
 def _imports(module: str) -> set[str]:
     """Return the modules of this package that a module names in its import statements, anywhere in it."""
     named = set[str]()
@@ -52,6 +53,11 @@ def _imports(module: str) -> set[str]:
             named.add(base)
             named.update(f"{base}.{alias.name}" for alias in node.names)
     # The package itself holds only its version, which is no behaviour: a release redoes nothing that did not change.
+    for name in [*named, module]:
+        parts = name.split(".")
+        named.update(
+            ".".join(parts[:depth]) for depth in range(2, len(parts))
+        )  # Python runs a package before its parts
     return {name for name in named if name.startswith(f"{PACKAGE.name}.") and _file(name) is not None}
 
 

@@ -27,6 +27,9 @@ _DIGEST_BYTES = 32
 _SETTLED_NS = 2_000_000_000
 _CACHE_VERSION = 1
 
+IDENTITIES = Path(".snakemake") / "cytomend-identities.json"
+"""Where the workflow keeps what it read, seen from where it is started."""
+
 READERS = 4
 """Files read at a time: more than one, since a network's file system answers slowly; few, since others log in too."""
 
