@@ -20,6 +20,7 @@ import zarr
 from PIL import Image
 
 from cytomend.cli import main
+from cytomend.costs import Hours
 from cytomend.diffusion.checkpoint import save_model
 from cytomend.diffusion.record import ModelSettings, UNetSettings
 from cytomend.diffusion.unet import UNet
@@ -38,7 +39,7 @@ from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.mend_shard import Machine, MendSettings, mend_shard
 from cytomend.stages.plan_section import PlanSettings, plan_section
 from cytomend.stages.report_section import ReportSettings, report_section
-from cytomend.stages.summarise_brain import COLUMNS, summarise_brain
+from cytomend.stages.summarise_brain import COLUMNS, BrainSettings, summarise_brain
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=\"alert('2')\">{{ 7 * 7 }}"
 SHOW = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=60)
@@ -371,7 +372,7 @@ def test_the_overview_is_never_larger_than_asked(mended, tmp_path):
 def test_an_altered_scan_is_refused(mend, tmp_path):
     mended = mend(tissue(), three_holes())
     tifffile.imwrite(mended.image, 255 - tissue())
-    with pytest.raises(InputError, match=r"expected the scan that was mended, found \d+ px"):
+    with pytest.raises(InputError, match=r"was changed since .* was written; plan again"):
         mended.report(tmp_path / "index.html")
     assert not (tmp_path / "index.html").exists()
 
@@ -420,16 +421,57 @@ def test_the_brain_refuses_what_does_not_pair(mended, tmp_path):
         summarise_brain([metrics], [page], *outs)
 
 
-def test_the_command_line_writes_both_pages_and_takes_lists_from_files(mended, tmp_path):
-    page, brain, listing = tmp_path / "r" / "index.html", tmp_path / "b" / "index.html", tmp_path / "pages.txt"
+def test_the_command_line_writes_both_pages_and_finds_sections_by_the_sheet(mended, tmp_path):
+    results, brain = tmp_path / "results", tmp_path / "results" / "brain" / "report" / "index.html"
+    page = results / "B07" / "report" / "index.html"
     settings = json.dumps({"overview_px": 128, "context_px": 8, "crop_px": 64, "pictures": 2})
     places = ["--image", str(mended.image), "--plan", str(mended.plan), "--corrected", str(mended.corrected)]
     assert main(["report-section", *places, "--settings", settings, "--out", str(page)]) == 0
-    listing.write_text(f"{page}\n")
-    inputs = ["--metrics", str(page.with_name("metrics.json")), "--pages", f"@{listing}"]
-    outputs = ["--out-table", str(tmp_path / "b" / "metrics.tsv"), "--out-page", str(brain)]
+    (results / "B07" / "evaluation").mkdir()  # of trials that the section has no more
+    (tmp_path / "sections.tsv").write_text("section\timage\nB07\tgone-meanwhile.tif\n")
+    inputs = ["--sheet", str(tmp_path / "sections.tsv"), "--results", str(results)]
+    table = tmp_path / "metrics.tsv"
+    outputs = [
+        "--out-table",
+        str(table),
+        "--out-page",
+        str(brain),
+        "--out-evaluation",
+        str(results / "brain/evaluation"),
+    ]
     assert main(["summarise-brain", *inputs, *outputs]) == 0
-    assert "B07" in Page.read(brain).text
+    assert "../../B07/report/index.html" in [a["href"] for a in Page.read(brain).all("a")]
+    assert (results / "brain/evaluation.manifest.json").is_file()
+    (tmp_path / "sections.tsv").write_text("section\timage\nB07\tx\nB08\ty\n")
+    assert main(["summarise-brain", *inputs, *outputs]) == 2
+
+
+def test_the_brain_says_what_mending_took_and_cost(mended, tmp_path):
+    pages, metrics = [], []
+    for name in ("B07", "B08"):
+        page = mended.report(tmp_path / name / "index.html")
+        record = json.loads(page.with_name("metrics.json").read_text())
+        page.with_name("metrics.json").write_text(json.dumps({**record, "section": name}))
+        pages.append(page)
+        metrics.append(page.with_name("metrics.json"))
+    table, out = tmp_path / "t.tsv", tmp_path / "b.html"
+    hours = {"B07": Hours(gpu=2.5), "B08": Hours(cpu=7.25)}
+
+    def shown(settings):
+        summarise_brain(metrics, pages, table, out, hours=hours, settings=settings)
+        rows = list(csv.DictReader(table.read_text().splitlines(), delimiter="\t"))
+        return Page.read(out).text, [(row["gpu_hours"], row["cpu_hours"], row["cost"]) for row in rows]
+
+    text, cells = shown(BrainSettings(2.0, "CHF"))
+    assert cells == [("2.5", "0.0", "5.0"), ("0.0", "7.25", "0.0")]
+    assert "cost (CHF)" in text
+    assert "5.00 CHF" in text
+    assert "7.25 of jobs without a GPU" in text
+    text, cells = shown(BrainSettings())
+    assert cells == [("2.5", "0.0", ""), ("0.0", "7.25", "")]
+    assert "cost" not in text
+    hours.clear()
+    assert "hours" not in shown(BrainSettings(2.0))[0]
 
 
 # --- its parts ----------------------------------------------------------------------------------------------------

@@ -349,6 +349,23 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING
             delete("results/left/evaluation"), jobs("left", "evaluate_section"), id="a deleted evaluation is made again"
         ),
         pytest.param(
+            delete("results/left/evaluation.manifest.json"),
+            jobs("left", "evaluate_section"),
+            id="an evaluation that was set aside is made again",
+        ),
+        pytest.param(
+            delete("results/left/mended/0.manifest.json"), set(), id="a shard that was set aside is not missed"
+        ),
+        pytest.param(delete("results/left/plan.manifest.json"), set(), id="a plan that was set aside is not missed"),
+        pytest.param(
+            delete("results/left/corrected.manifest.json"),
+            jobs("left", "blend_section"),
+            id="a pyramid that was set aside is made again",
+        ),
+        pytest.param(
+            setting("brain", "gpu_hour_cost", 2.5), {"summarise_brain"}, id="a price redoes the page of all sections"
+        ),
+        pytest.param(
             edit("diffusion/samplers.py", "    level = [", "    # why not\n    level = ["),
             set(),
             id="a comment redoes nothing",

@@ -52,6 +52,7 @@ rule summarise_brain:
         table="results/brain/metrics.tsv",
         page="results/brain/report/index.html",
         evaluation=directory("results/brain/evaluation"),
+        manifest="results/brain/evaluation.manifest.json",
     log:
         "logs/summarise_brain.log",
     benchmark:
@@ -63,13 +64,13 @@ rule summarise_brain:
         mem_mb=4000,
         runtime=30,
     params:
-        pages=expand("results/{section}/report/index.html", section=sorted(SECTIONS)),
-        evaluations=expand("results/{section}/evaluation", section=sorted(EVALUATED)),
+        sheet=CONFIG["sections"],
+        settings=one_line(CONFIG["brain"]),
         code=fingerprint("cytomend.stages.summarise_brain"),
         templates=templates(
             "brain.html.j2", "evaluation.html.j2", "page.css", "page.js"
         ),
     shell:
-        "python -m cytomend summarise-brain --metrics {input.metrics:q} --pages {params.pages:q}"
-        " --evaluations {params.evaluations:q} --out-evaluation {output.evaluation:q}"
-        " --out-table {output.table:q} --out-page {output.page:q} &> {log:q}"
+        "python -m cytomend summarise-brain --sheet={params.sheet:q} --results results --benchmarks benchmarks"
+        " --settings {params.settings:q} --out-evaluation {output.evaluation:q} --out-table {output.table:q}"
+        " --out-page {output.page:q} &> {log:q}"

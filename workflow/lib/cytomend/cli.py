@@ -14,6 +14,7 @@ from cytomend.errors import InputError, ResourceError
 STAGES = {
     "mend": "mend one scan: image and mask in, corrected OME-Zarr out",
     "evaluate": "evaluate mending on one scan: trials with controls, tables, figures",
+    "identify": "read files whose times changed, before the workflow asks for them",
     "phantom": "make a phantom section with known cells and artefacts",
     "gather-patches": "gather patches of intact tissue of a section, for training",
     "train": "train a model on sections and phantoms",
@@ -27,6 +28,7 @@ STAGES = {
     "evaluate-section": "compare mended trials with intact tissue, and with controls",
     "report-section": "write the page of a section",
     "summarise-brain": "write the table and the page of all sections",
+    "status": "say where each section of a run stands, what failed, and whether results are whole",
 }
 
 

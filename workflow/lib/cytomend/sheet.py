@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,14 @@ class SectionSettings:
         return {role: path for role, path in named.items() if path}
 
 
-def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
+def read_sheet(path: Path, config: Record, only: Collection[str] | None = None) -> dict[str, SectionSettings]:
     """Read the sheet and complete each row with the configuration.
+
+    Parameters
+    ----------
+    path : the sheet
+    config : the checked configuration
+    only : names of the sections that matter; the other rows are not looked at
 
     Raises
     ------
@@ -70,13 +76,13 @@ def read_sheet(path: Path, config: Record) -> dict[str, SectionSettings]:
         raise InputError(
             f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
         )
-    sections = {row["section"]: settings_of(row, config, where) for where, row in checked_rows(path)}
-    if not sections:
+    sections = {row["section"]: settings_of(row, config, where) for where, row in checked_rows(path, only)}
+    if not sections and only is None:
         raise InputError(f"{path}: no section in it; expected a header and one row a section")
     return sections
 
 
-def checked_rows(path: Path) -> Iterator[tuple[str, Record]]:
+def checked_rows(path: Path, only: Collection[str] | None = None) -> Iterator[tuple[str, Record]]:
     """Yield the rows of a sheet, each with its place for errors, when its files are there and its name is unique.
 
     Raises
@@ -87,6 +93,8 @@ def checked_rows(path: Path) -> Iterator[tuple[str, Record]]:
     """
     lines: dict[str, int] = {}
     for line, cells in _rows(path):
+        if only is not None and cells.get("section") not in only:
+            continue
         where = f"{path}, row {line}"
         row = checked(_typed(cells), "sections", where)
         name = row["section"]
@@ -102,6 +110,26 @@ def checked_rows(path: Path) -> Iterator[tuple[str, Record]]:
             if not Path(row[column]).exists():
                 raise InputError(f"{where}: {column} {row[column]}: no such file or folder, seen from {Path.cwd()}")
         yield where, row
+
+
+def named_rows(path: Path) -> dict[str, Record]:
+    """Return the rows of a sheet by section, unchecked: also while a file that they name is missing.
+
+    ``shards`` is always there; what else is empty is left out.
+
+    Raises
+    ------
+    InputError
+        If the sheet is missing, has unknown or doubled columns, or a row has no name.
+    """
+    rows: dict[str, Record] = {}
+    for line, cells in _rows(path):
+        row = _typed(cells)
+        if "section" not in row:
+            raise InputError(f"{path}, row {line}: has no name in the column 'section'; give each section one")
+        shards = row.get("shards")
+        rows[row["section"]] = {**row, "shards": int(shards) if isinstance(shards, int | float) and shards > 1 else 1}
+    return rows
 
 
 def settings_of(row: Record, config: Record, where: str) -> SectionSettings:

@@ -47,6 +47,7 @@ class SectionMetrics:
     source_blake2b: str
     mask_blake2b: str
     cytomend: str
+    evaluated: bool
     warnings: tuple[str, ...]
     thumbnail: str
 
@@ -96,6 +97,8 @@ def measure(
     corrected: CorrectedSection,
     warnings: tuple[str, ...],
     thumbnail: str,
+    *,
+    evaluated: bool,
 ) -> SectionMetrics:
     """Return the numbers of a section.
 
@@ -131,6 +134,7 @@ def measure(
         window_px=facts.window_px,
         stride_px=facts.stride_px,
         mask_blake2b=facts.mask_blake2b,
+        evaluated=evaluated,
         warnings=warnings,
         thumbnail=thumbnail,
         **{key: provenance[key] for key in MADE_BY},

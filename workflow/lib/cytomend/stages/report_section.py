@@ -28,6 +28,7 @@ Entries of ``metrics.json``:
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
+| ``evaluated`` | | whether the page shows an evaluation |
 | ``warnings`` | | sentences |
 """
 
@@ -101,7 +102,7 @@ def report_section(
     with open_image(image_path) as image:
         # What the plan says of the scan comes first; opening it again may repeat some of it.
         warnings = tuple(dict.fromkeys((*facts.warnings, *image.warnings)))
-        metrics = measure(facts, regions, mended, warnings, overview.thumbnail.uri)
+        metrics = measure(facts, regions, mended, warnings, overview.thumbnail.uri, evaluated=evaluation is not None)
         write_page(
             TEMPLATE,
             out,

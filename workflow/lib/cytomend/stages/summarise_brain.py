@@ -24,6 +24,9 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
+| ``gpu_hours`` | h | GPU time of the finished jobs that mended regions and trials |
+| ``cpu_hours`` | h | processor time of those that had no GPU |
+| ``cost`` | ``brain.currency`` | of the GPU hours; empty without a price |
 | ``warnings`` | | sentences, parted by `` | `` |
 
 The trials of all sections' evaluations go into one folder, with summaries and figures over all of them
@@ -38,11 +41,12 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cytomend.costs import Hours, section_hours
 from cytomend.errors import InputError
 from cytomend.evaluation.summary import summaries
 from cytomend.evaluation.tables import FACTS, GATHERED, joined, read_facts, read_table, total_facts, write_tables
@@ -50,6 +54,7 @@ from cytomend.report.evaluation_drawing import draw_evaluation
 from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import SectionMetrics
 from cytomend.report.pages import link, write_page
+from cytomend.sheet import named_rows
 from cytomend.storage.publish import one_writer, publish, require_intact, write_whole
 
 log = logging.getLogger(__name__)
@@ -86,6 +91,9 @@ COLUMNS = (
     "source_blake2b",
     "mask_blake2b",
     "cytomend",
+    "gpu_hours",
+    "cpu_hours",
+    "cost",
     "warnings",
 )
 
@@ -102,6 +110,29 @@ class Totals:
     mended_mm2: float
     warned_sections: int
     settings: list[tuple[str, int]]
+    hours: Hours
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrainSettings:
+    """What the page shows; see the block ``brain`` of ``workflow/schemas/config.schema.yaml``."""
+
+    gpu_hour_cost: float | None = None
+    currency: str = "EUR"
+
+    def cost(self, hours: Hours) -> float | None:
+        """Return what hours cost, or None without a price."""
+        return None if self.gpu_hour_cost is None else hours.gpu * self.gpu_hour_cost
+
+
+class Row(NamedTuple):
+    """A section's row on the page: its numbers, the address of its page, what it took and cost."""
+
+    section: SectionMetrics
+    page: str
+    hours: Hours
+    cost: float | None
 
 
 def summarise_brain(
@@ -111,6 +142,8 @@ def summarise_brain(
     out_page: Path,
     evaluations: Sequence[Path] = (),
     out_evaluation: Path | None = None,
+    hours: Mapping[str, Hours] | None = None,
+    settings: BrainSettings | None = None,
 ) -> Path:
     """Join the numbers and the evaluations of all sections into tables and a page; return the page.
 
@@ -120,6 +153,8 @@ def summarise_brain(
     out_table, out_page : the table and the page
     evaluations : of the sections that were evaluated
     out_evaluation : folder for what is said of all their trials together
+    hours : what mending took, by section, as far as it is known
+    settings : what is shown of its cost
 
     Raises
     ------
@@ -130,14 +165,19 @@ def summarise_brain(
         raise InputError(f"expected a page for each of the {len(metrics)} metrics, found {len(pages)} pages")
     sections = [SectionMetrics.read(path) for path in metrics]
     _refuse_doubles(sections, metrics)
-    rows = ((section, link(page, out_page)) for section, page in zip(sections, pages, strict=True))
+    took, settings = hours or {}, settings or BrainSettings()
+    costs = [(own := took.get(section.section, Hours()), settings.cost(own)) for section in sections]
+    rows = [
+        Row(section, link(page, out_page), *cost) for section, page, cost in zip(sections, pages, costs, strict=True)
+    ]
     if out_evaluation is not None:
         summarise_evaluations(evaluations, out_evaluation)
-    write_whole(out_table, lambda path: _write_table(path, sections))
+    write_whole(out_table, lambda path: _write_table(path, rows))
     write_page(
         TEMPLATE,
         out_page,
-        totals=total(sections),
+        totals=total(rows),
+        currency=settings.currency,
         rows=rows,
         table=link(out_table, out_page),
         evaluation=EvaluationShown.read(out_evaluation, out_page) if evaluations and out_evaluation else None,
@@ -152,7 +192,7 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
         require_intact(folder)
     facts = [read_facts(folder) for folder in evaluations]
     if len({told["section"] for told in facts}) < len(facts):
-        raise InputError("--evaluations: a section is evaluated twice; give each once")
+        raise InputError("a section is evaluated twice; give each once")
     with one_writer(out) as work:
         shutil.rmtree(work)
         (work / FIGURES).mkdir(parents=True)
@@ -166,8 +206,9 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
         return publish(work, out, {"sections": len(evaluations)})
 
 
-def total(sections: Sequence[SectionMetrics]) -> Totals:
+def total(rows: Sequence[Row]) -> Totals:
     """Return the numbers over all sections."""
+    sections, costs = [row.section for row in rows], [row.cost for row in rows if row.cost is not None]
     mended_px = sum(section.mended_px for section in sections)
     all_px = sum(section.shape[0] * section.shape[1] for section in sections)
     ways = Counter(
@@ -183,21 +224,31 @@ def total(sections: Sequence[SectionMetrics]) -> Totals:
         mended_mm2=sum(section.mended_mm2 for section in sections),
         warned_sections=sum(bool(section.warnings) for section in sections),
         settings=ways.most_common(),
+        hours=sum((row.hours for row in rows), Hours()),
+        cost=sum(costs) if costs else None,
     )
 
 
-def _write_table(path: Path, sections: Iterable[SectionMetrics]) -> None:
+def _write_table(path: Path, rows: Iterable[Row]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(
             file, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
         )
         table.writeheader()
-        table.writerows(_row(section) for section in sections)
+        table.writerows(map(_cells, rows))
 
 
-def _row(section: SectionMetrics) -> dict[str, Any]:
-    height_px, width_px = section.shape
-    record = {**asdict(section), "height_px": height_px, "width_px": width_px, "warnings": " | ".join(section.warnings)}
+def _cells(row: Row) -> dict[str, Any]:
+    height_px, width_px = row.section.shape
+    record = {
+        **{field.name: getattr(row.section, field.name) for field in fields(row.section)},
+        "height_px": height_px,
+        "width_px": width_px,
+        "gpu_hours": round(row.hours.gpu, 4),
+        "cpu_hours": round(row.hours.cpu, 4),
+        "cost": None if row.cost is None else round(row.cost, 4),
+        "warnings": " | ".join(row.section.warnings),
+    }
     # A tab or a line break in a name would shift the cells behind it.
     return {key: "" if record[key] is None else " ".join(str(record[key]).split()) for key in COLUMNS}
 
@@ -214,28 +265,37 @@ def _refuse_doubles(sections: Sequence[SectionMetrics], metrics: Sequence[Path])
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    # A shell takes no command of more than 128 KiB, and a brain has thousands of sections: @FILE stands for its lines.
-    parser.fromfile_prefix_chars = "@"
-    parser.add_argument(
-        "--metrics",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="metrics.json of every section, or @FILE",
-    )
-    parser.add_argument(
-        "--pages", type=Path, nargs="+", required=True, help="page of every section, in the same order, or @FILE"
-    )
+    # The sheet, and no list of files: a shell takes no command beyond 128 KiB, and a brain has thousands of sections.
+    parser.add_argument("--sheet", type=Path, required=True, help="sheet of sections (.tsv)")
+    parser.add_argument("--results", type=Path, required=True, help="folder with the results of all of them")
+    parser.add_argument("--benchmarks", type=Path, help="folder where Snakemake writes what jobs took, if it did")
+    entries = ", ".join(field.name for field in fields(BrainSettings))
+    parser.add_argument("--settings", default="{}", help=f"JSON object with {entries}")
     parser.add_argument("--out-table", type=Path, required=True, help="table of all sections (.tsv)")
-    parser.add_argument(
-        "--evaluations", type=Path, nargs="*", default=[], help="folders of the sections' evaluations, or @FILE"
-    )
     parser.add_argument("--out-evaluation", type=Path, help="folder for what is said of all trials")
     parser.add_argument("--out-page", type=Path, required=True, help="page of all sections (.html)")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    settings, rows = BrainSettings(**json.loads(args.settings)), named_rows(args.sheet)
+    names = sorted(rows)
+    folders = [args.results / name for name in names]
+    metrics = [folder / "report" / "metrics.json" for folder in folders]
+    # Of a section that is evaluated no more, a folder may be left.
+    evaluations = [
+        folder / "evaluation"
+        for folder, path in zip(folders, metrics, strict=True)
+        if SectionMetrics.read(path).evaluated
+    ]
+    hours = (
+        {name: section_hours(name, rows[name]["shards"], args.results, args.benchmarks) for name in names}
+        if args.benchmarks
+        else {}
+    )
+    pages = [folder / "report" / "index.html" for folder in folders]
     print(
-        summarise_brain(args.metrics, args.pages, args.out_table, args.out_page, args.evaluations, args.out_evaluation)
+        summarise_brain(
+            metrics, pages, args.out_table, args.out_page, evaluations, args.out_evaluation, hours, settings
+        )
     )
