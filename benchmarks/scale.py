@@ -51,6 +51,27 @@ def build(folder: Path, sections: int) -> None:
             sheet.writerow((name, f"data/{name}.tif", f"data/{name}.geojson", "1.0", "cell bodies"))
 
 
+BARE = """
+SECTIONS = [f"B20_{{number:04d}}" for number in range({sections})]
+rule all:
+    input: expand("results/{{section}}/{last}", section=SECTIONS)
+"""
+"""A workflow of as many jobs without settings, functions or resources: what Snakemake itself takes."""
+
+STEPS = ("plan", "mended", "corrected", "trials", "evaluation", "report")
+
+
+def build_bare(folder: Path, sections: int) -> None:
+    """Write a Snakefile with six bare jobs a section, one after the other."""
+    folder.mkdir()
+    text = BARE.format(sections=sections, last=STEPS[-1])
+    for i, step in enumerate(STEPS):
+        text += f"rule {step}:\n"
+        text += f'    input: "results/{{section}}/{STEPS[i - 1]}"\n' if i else ""
+        text += f'    output: "results/{{section}}/{step}"\n    shell: "touch {{output}}"\n\n\n'
+    (folder / "Snakefile").write_text(text)
+
+
 def finish(folder: Path, sections: int) -> None:
     """Put empty files where results would be; the plans' manifests say which editions were planned, as real ones do."""
     sys.path.insert(0, str(CHECKOUT / "workflow" / "lib"))
@@ -153,7 +174,7 @@ def main() -> None:
         project(args.sections, args.mpx_per_s, args.section)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.keep or Path(temporary) / "brain"
+        folder = (args.keep or Path(temporary)) / "brain"
         folder.mkdir(parents=True)
         build(folder, args.sections)
         print(f"{args.sections} simulated sections (empty results); targets for 7,404 on two cores:", end=" ")
@@ -165,7 +186,17 @@ def main() -> None:
             seconds, mb, jobs = snakemake(folder, *options)
             print(f"| {what} | {seconds:.0f} | {mb:.0f} | {jobs:,} |", flush=True)
 
+        build_bare(folder.with_name("bare"), args.sections)
+        seconds, mb, jobs = snakemake(folder.with_name("bare"), "--cores", "2", *dry)
+        print(
+            f"| fresh, a bare workflow of six jobs a section beside it | {seconds:.0f} | {mb:.0f} | {jobs:,} |",
+            flush=True,
+        )
         row("fresh", *dry)
+        seconds, mb, _ = snakemake(folder, "--dry-run", "--quiet", "rules", "progress")
+        print(
+            f"| fresh, the graph alone (--quiet rules progress lists no job) | {seconds:.0f} | {mb:.0f} | |", flush=True
+        )
         row("fresh, one in ten batches", *dry, "--batch", "all=1/10")
         finish(folder, args.sections)
         snakemake(folder, "--touch", "--quiet", "all", program=("-c", IMPATIENT))

@@ -5,6 +5,7 @@ Makes: SECTIONS, and the functions that rules ask for a section's files, setting
 """
 
 import gc
+import inspect
 import os
 import shlex
 import sys
@@ -291,12 +292,22 @@ def report_asks(wildcards):
 
 def memory(asks):
     """Memory that a job asks for, more at each attempt; known when the job is about to start."""
-    return lambda wildcards, attempt: asks(wildcards).again(attempt).mem_mb
+    return with_signature(
+        lambda wildcards, attempt: asks(wildcards).again(attempt).mem_mb
+    )
 
 
 def minutes(asks):
     """Time that it asks for."""
-    return lambda wildcards, attempt: asks(wildcards).again(attempt).runtime
+    return with_signature(
+        lambda wildcards, attempt: asks(wildcards).again(attempt).runtime
+    )
+
+
+def with_signature(function):
+    """Write a function's signature down: Snakemake asks for it several times for every job."""
+    function.__signature__ = inspect.signature(function)
+    return function
 
 
 def training_image(wildcards):
@@ -354,3 +365,8 @@ def trained_model(wildcards):
             "train: no training file is named; give one, as in: snakemake train --config train=config/train/base.yaml"
         )
     return f"results/training/{TRAINING_NAME}/model.safetensors"
+
+
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    if function.__code__.co_varnames[:1] == ("wildcards",):
+        with_signature(function)

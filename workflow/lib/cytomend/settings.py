@@ -36,6 +36,11 @@ def schema(name: str) -> Record:
     return loaded
 
 
+@cache
+def _validator(schema_name: str) -> Any:  # noqa: ANN401 - jsonschema tells no type
+    return Validator(schema(schema_name))
+
+
 def checked(record: object, schema_name: str, where: str) -> Record:
     """Return the record with defaults filled in.
 
@@ -51,9 +56,8 @@ def checked(record: object, schema_name: str, where: str) -> Record:
         If an entry is unknown, missing, of the wrong type or out of bounds; the sentence names it and says what it is
         for.
     """
-    rules = schema(schema_name)
-    completed = _with_defaults(deepcopy(record), rules)
-    errors = sorted(Validator(rules).iter_errors(completed), key=lambda e: list(map(str, e.path)))
+    completed = _with_defaults(deepcopy(record), schema(schema_name))
+    errors = sorted(_validator(schema_name).iter_errors(completed), key=lambda e: list(map(str, e.path)))
     if errors:
         raise InputError(f"{where}: " + "; ".join(_sentence(error) for error in errors))
     assert isinstance(completed, dict)

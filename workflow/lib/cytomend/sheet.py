@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def read_sheet(path: Path, config: Record, only: Collection[str] | None = None) 
         raise InputError(
             f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
         )
-    sections = {row["section"]: settings_of(row, config, where) for where, row in checked_rows(path, only)}
+    models = cache(_model)
+    sections = {row["section"]: settings_of(row, config, where, models) for where, row in checked_rows(path, only)}
     if not sections and only is None:
         raise InputError(f"{path}: no section in it; expected a header and one row a section")
     return sections
@@ -132,8 +134,16 @@ def named_rows(path: Path) -> dict[str, Record]:
     return rows
 
 
-def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
-    """Join a checked row with a checked configuration.
+def _model(name: str) -> tuple[Path, ModelSettings]:
+    """Return the checkpoint of a model's name, and what it says of itself."""
+    path = model_file(name)
+    return path, load_settings(path)
+
+
+def settings_of(
+    row: Record, config: Record, where: str, models: Callable[[str], tuple[Path, ModelSettings]] = _model
+) -> SectionSettings:
+    """Join a checked row with a checked configuration; ``models`` finds the model of a name.
 
     Raises
     ------
@@ -145,8 +155,7 @@ def settings_of(row: Record, config: Record, where: str) -> SectionSettings:
         return config[block][key] if row.get(key) is None else row[key]
 
     try:
-        model = model_file(own("model", "mend"))
-        record = load_settings(model)
+        model, record = models(own("model", "mend"))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)

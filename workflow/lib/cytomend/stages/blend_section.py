@@ -243,12 +243,12 @@ def _write_uncertainty(group: zarr.Group, plan: Plan, cells: MendedCells, grid: 
 
 def _open_store(path: Path) -> zarr.Group:
     try:
+        if damaged := damaged_files(path):  # Zarr reads a lost chunk as zeros
+            raise ValueError(f"missing or altered since it was written: {', '.join(damaged[:3])}")
         store = zarr.open_group(path, mode="r")
         for name in ("pixels", "corners", "region"):
             store[name]
-        if damaged := damaged_files(path):  # Zarr reads a lost chunk as zeros
-            raise ValueError(f"missing or altered since it was written: {', '.join(damaged[:3])}")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, InputError) as error:
         raise InputError(
             f"{path}: expected the store of a mended shard ({error!r}); delete {manifest_of(path)} and run again"
         ) from error

@@ -153,13 +153,16 @@ def checksums(folder: Path) -> dict[str, str]:
     Raises
     ------
     InputError
-        If the list of them is missing or damaged.
+        If the list of them is missing, damaged, or not the one that the manifest speaks of.
     """
-    place = folder / CHECKSUMS
+    place, manifest = folder / CHECKSUMS, manifest_of(folder)
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
+        listing = place.read_bytes()
+        if manifest.exists() and read_manifest(manifest)["sha256"] != hashlib.sha256(listing).hexdigest():
+            raise ValueError(f"found others than {manifest} speaks of")
+        lines = listing.decode("utf-8").splitlines()
         return {name: digest for digest, name in (line.split("\t", 1) for line in lines)}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{place}: expected the checksums of a finished result ({error}); make it again") from error
 
 
@@ -194,9 +197,10 @@ def refuse_over(out: Path, sources: Iterable[Path | None]) -> None:
 
 def lost_files(folder: Path) -> list[str]:
     """Return the files of a published folder that are missing or empty; reads none of them."""
-    if not (folder / CHECKSUMS).is_file():
+    try:
+        sizes = [(name, folder / name) for name in checksums(folder)]
+    except InputError:
         return [CHECKSUMS]
-    sizes = ((name, folder / name) for name in checksums(folder))
     return [name for name, path in sizes if not path.is_file() or not path.stat().st_size]
 
 
