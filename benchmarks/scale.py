@@ -198,6 +198,14 @@ def main() -> None:
             f"| fresh, the graph alone (--quiet rules progress lists no job) | {seconds:.0f} | {mb:.0f} | |", flush=True
         )
         row("fresh, one in ten batches", *dry, "--batch", "all=1/10")
+        job = ("--mode", "remote", "--target-jobs", "plan_section:section=B20_0003")
+        seconds, mb, _ = snakemake(folder, *dry, *job)
+        print(f"| what a job's own Snakemake reads on its node | {seconds:.0f} | {mb:.0f} | |", flush=True)
+        since = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "cytomend", "mend-shard", "--help"], check=True, stdout=subprocess.DEVNULL
+        )
+        print(f"| (starting the stage that mends, imports alone) | {time.monotonic() - since:.0f} | | |", flush=True)
         finish(folder, args.sections)
         snakemake(folder, "--touch", "--quiet", "all", program=("-c", IMPATIENT))
         row("no-op", *dry)
