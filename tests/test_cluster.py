@@ -12,7 +12,8 @@ case "$*" in *--mem=900000*) echo "allocation failure: Requested node configurat
 echo "sbatch: Job 1 to start" >&2
 """
 SINFO = """#!/bin/sh
-printf 'cpu*|2:00:00\\ngpu|1-00:00:00\\nlong|infinite\\n'
+case "$*" in *%T*--partition=broken*) echo "down*"; echo idle;; *%T*) echo idle; echo mixed;;
+*) printf 'cpu*|2:00:00\\ngpu|1-00:00:00\\nlong|infinite\\n';; esac
 """
 
 
@@ -38,7 +39,9 @@ def test_a_request_that_can_be_satisfied_is_not_refused(slurm):
 
 @pytest.mark.usefixtures("slurm")
 def test_what_no_node_has_is_named():
-    (sentence,) = refused([request(mem_mb=900_000), request()])
+    (refusal,) = refused([request(mem_mb=900_000), request()])
+    sentence = refusal.sentence
+    assert not refusal.for_now
     assert "mend_shard asks for" in sentence
     assert "--mem=900000" in sentence
     assert "Requested node configuration is not available" in sentence
@@ -50,9 +53,15 @@ def test_what_no_node_has_is_named():
 )
 @pytest.mark.usefixtures("slurm")
 def test_more_time_than_a_partition_gives_is_named(partition, minutes, limit):
-    sentences = refused([request(slurm_partition=partition, runtime=minutes)])
-    assert len(sentences) == (limit is not None)
-    assert all(f"ends jobs after {limit} minutes" in sentence for sentence in sentences)
+    refusals = refused([request(slurm_partition=partition, runtime=minutes)])
+    assert len(refusals) == (limit is not None)
+    assert all(f"ends jobs after {limit} minutes" in refusal.sentence for refusal in refusals)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_what_a_node_that_is_down_may_take_is_refused_for_now_only():
+    (refusal,) = refused([request(slurm_partition="broken", mem_mb=900_000)])
+    assert refusal.for_now
 
 
 def test_the_model_of_a_gpu_is_asked_for():

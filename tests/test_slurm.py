@@ -149,6 +149,7 @@ class HeldLab:
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.folder = lab, lab.folder
+        self.runs: list[subprocess.Popen[str]] = []
         edit("stages/mend_shard.py", '{"cpu": 1 << 20}', '{"cpu": 1}')(lab)
         edit(
             "stages/group_mender.py",
@@ -167,7 +168,8 @@ class HeldLab:
         return place.read_text() if place.exists() else ""
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        return self.lab.start("--profile", "profiles/slurm", *options, CORRECTED)
+        self.runs.append(self.lab.start("--profile", "profiles/slurm", *options, CORRECTED))
+        return self.runs[-1]
 
     def ask_for(self, **resources: str) -> None:
         """Set what mending asks of the cluster."""
@@ -202,7 +204,12 @@ class HeldLab:
 
 @pytest.fixture
 def held(on_cluster: Callable[[Lab], Lab], cluster: Cluster, finished: Lab, tmp_path: Path) -> Iterator[HeldLab]:  # noqa: F811
-    yield HeldLab(on_cluster(finished.copy(tmp_path / "lab")))
+    held = HeldLab(on_cluster(finished.copy(tmp_path / "lab")))
+    yield held
+    for run in held.runs:  # of a test that failed
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
     for job in cluster.jobs():
         cluster.ask("scancel", job)
 

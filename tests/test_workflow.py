@@ -408,6 +408,22 @@ def test_after_a_failed_job_the_old_results_do_not_pass_for_new_ones(lab: Lab) -
     assert lab.would_run() == jobs("left", "mend_shard")
 
 
+def test_a_job_that_ended_after_its_snakemake_was_killed_does_not_pass_for_another_setting(lab: Lab) -> None:
+    store = lab.folder / "results" / "left" / "mended"
+    # Of such a job Snakemake knows the output and no settings.
+    lab.snakemake("--cleanup-metadata", "results/left/mended/0.manifest.json", "results/left/mended/0.zarr")
+    lab.rows[0]["steps"] = "4"
+    lab.write()
+    run = lab.start("results/left/corrected.manifest.json")
+    output = run.communicate()[0]
+    assert run.returncode != 0
+    assert "0.zarr: was made from other files, settings or code than are asked for now; delete" in output
+    (store / "0.manifest.json").unlink()
+    lab.snakemake("results/left/corrected.manifest.json")
+    made = zarr.open_group(lab.folder / "results" / "left" / "corrected.ome.zarr", mode="r").attrs["cytomend"]
+    assert made["sampler_steps"] == 4
+
+
 def is_mending(process: Path, folder: Path) -> bool:
     """Whether a process of /proc mends in a folder."""
     try:

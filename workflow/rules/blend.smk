@@ -24,10 +24,12 @@ rule blend_section:
         mem_mb=memory(blend_asks),
         runtime=minutes(blend_asks),
     params:
+        key=blend_key,
         upstream=mend_key,
         stores=shard_stores,
         settings=one_line(CONFIG["pyramid"]),
         code=fingerprint("cytomend.stages.blend_section"),
     shell:
         "python -m cytomend blend-section --image={input.image:q} --plan results/{wildcards.section}/plan"
-        " --shards {params.stores:q} --settings {params.settings:q} --out {output.corrected:q} &> {log:q}"
+        " --shards {params.stores:q} --settings {params.settings:q} --after {params.upstream}"
+        " --key {params.key} --out {output.corrected:q} &> {log:q}"

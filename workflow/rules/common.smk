@@ -175,7 +175,10 @@ def evaluation_option(wildcards):
     """How the report is told of it."""
     if not SECTIONS[wildcards.section].trials["trials"]:
         return []
-    return [f"--evaluation=results/{wildcards.section}/evaluation"]
+    return [
+        f"--evaluation=results/{wildcards.section}/evaluation",
+        f"--evaluated={evaluate_key(wildcards)}",
+    ]
 
 
 def shard_manifests(wildcards):
@@ -217,6 +220,7 @@ def mend_key(wildcards):
         plan=plan_key(wildcards),
         weights=checkpoint(wildcards),
         settings=mend_settings(wildcards),
+        batch_windows=CONFIG["mend"]["batch_windows"],
         code=fingerprint("cytomend.stages.mend_shard"),
     )
 
@@ -236,6 +240,7 @@ def trials_key(wildcards):
         plan=plan_key(wildcards),
         weights=checkpoint(wildcards),
         mend=mend_settings(wildcards),
+        batch_windows=CONFIG["mend"]["batch_windows"],
         settings=trial_settings(wildcards),
         parts=SAMPLER_PARTS,
         code=fingerprint("cytomend.stages.mend_trials"),

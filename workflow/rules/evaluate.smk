@@ -26,6 +26,7 @@ rule mend_trials:
         mem_mb=memory(trials_asks),
         runtime=minutes(trials_asks),
     params:
+        key=trials_key,
         upstream=plan_key,
         checkpoint=checkpoint,
         mend=mend_settings,
@@ -36,7 +37,8 @@ rule mend_trials:
     shell:
         "python -m cytomend mend-trials --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --model={input.model:q} --mend {params.mend:q} --settings {params.settings:q}"
-        " --threads {threads} --batch-windows {params.batch_windows} --out {output.store:q} &> {log:q}"
+        " --threads {threads} --batch-windows {params.batch_windows}"
+        " --after {params.upstream} --key {params.key} --out {output.store:q} &> {log:q}"
 
 
 rule evaluate_section:
@@ -60,6 +62,7 @@ rule evaluate_section:
         mem_mb=memory(evaluate_asks),
         runtime=minutes(evaluate_asks),
     params:
+        key=evaluate_key,
         upstream=trials_key,
         known=known_options,
         content=known_content,
@@ -69,4 +72,4 @@ rule evaluate_section:
     shell:
         "python -m cytomend evaluate-section --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --trials results/{wildcards.section}/trials.zarr {params.known:q} --settings {params.settings:q}"
-        " --threads {threads} --out {output.evaluation:q} &> {log:q}"
+        " --threads {threads} --after {params.upstream} --key {params.key} --out {output.evaluation:q} &> {log:q}"

@@ -26,6 +26,7 @@ rule mend_shard:
         mem_mb=memory(mend_asks),
         runtime=minutes(mend_asks),
     params:
+        key=mend_key,
         upstream=plan_key,
         checkpoint=checkpoint,
         settings=mend_settings,
@@ -34,4 +35,5 @@ rule mend_shard:
     shell:
         "python -m cytomend mend-shard --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --shard {wildcards.shard} --model={input.model:q} --settings {params.settings:q} --threads {threads}"
-        " --gpus {resources.gpu} --batch-windows {params.batch_windows} --out {output.store:q} &> {log:q}"
+        " --gpus {resources.gpu} --batch-windows {params.batch_windows}"
+        " --after {params.upstream} --key {params.key} --out {output.store:q} &> {log:q}"

@@ -23,9 +23,11 @@ rule plan_section:
         mem_mb=memory(plan_asks),
         runtime=minutes(plan_asks),
     params:
+        key=plan_key,
         editions=editions_of,
         settings=plan_settings,
         code=fingerprint("cytomend.stages.plan_section"),
     shell:
         "python -m cytomend plan-section --image={input.image:q} --annotation={input.annotation:q}"
-        " --settings {params.settings:q} --editions {params.editions:q} --out {output.plan:q} &> {log:q}"
+        " --settings {params.settings:q} --editions {params.editions:q}"
+        " --key {params.key} --out {output.plan:q} &> {log:q}"

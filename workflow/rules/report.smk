@@ -36,7 +36,7 @@ rule report_section:
     shell:
         "python -m cytomend report-section --image={input.image:q} --plan results/{wildcards.section}/plan"
         " --corrected results/{wildcards.section}/corrected.ome.zarr {params.evaluation:q}"
-        " --settings {params.settings:q} --out {output.page:q} &> {log:q}"
+        " --settings {params.settings:q} --after {params.upstream} --out {output.page:q} &> {log:q}"
 
 
 rule summarise_brain:

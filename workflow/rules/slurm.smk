@@ -17,23 +17,24 @@ def slurm_requests(attempt):
 
 
 def check_slurm():
-    """Refuse what can never run, and tell what could not run if it had to be repeated with more."""
-    advice = "change the profile (docs/cluster.md), or spread a section over more jobs by the column shards:"
-    if hopeless := refused(largest(slurm_requests(1))):
+    """Refuse what can never run; tell what cannot run for now, or could not run if it had to be repeated with more."""
+    advice = "change the profile (docs/cluster.md), or spread a section over more jobs by the column shards"
+    refusals = refused(largest(slurm_requests(1)))
+    if hopeless := [refusal.sentence for refusal in refusals if not refusal.for_now]:
         raise WorkflowError(
-            f"No node can take these jobs as the cluster is now; they would pend for ever; {advice}",
+            f"No node can take these jobs; they would pend for ever; {advice}:",
             *hopeless,
         )
-    last = workflow.execution_settings.retries + 1
-    if last > 1 and (hopeless := refused(largest(slurm_requests(last)))):
+    for refusal in refusals:
         logger.warning(
-            "\n".join(
-                [
-                    f"If one of these jobs fails, attempt {last} would pend for ever; {advice}",
-                    *hopeless,
-                ]
-            )
+            f"Waits for nodes that are down now, if those can take it: {refusal.sentence}"
         )
+    last = workflow.execution_settings.retries + 1
+    for refusal in refused(largest(slurm_requests(last))) if last > 1 else ():
+        if refusal not in refusals:
+            logger.warning(
+                f"If it fails, attempt {last} would pend for ever; {advice}: {refusal.sentence}"
+            )
 
 
 onstart:

@@ -6,7 +6,10 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+ABSENT = ("down", "drain", "fail", "maint", "reserved", "unknown", "not_responding", "power", "reboot")
+"""States, or their beginnings, of nodes that take no job now and may do so later."""
 
 SECONDS = 20
 """A controller that does not answer within this is not asked again."""
@@ -67,22 +70,37 @@ def largest(requests: Iterable[JobRequest]) -> list[JobRequest]:
     return list(found.values())
 
 
-def refused(requests: Iterable[JobRequest]) -> list[str]:
-    """Return a sentence for each request that this cluster cannot satisfy as it is now; nothing without Slurm."""
+class Refusal(NamedTuple):
+    """Why a request cannot be satisfied; ``for_now`` if nodes of its partition are down and may be what it needs."""
+
+    sentence: str
+    for_now: bool
+
+
+def refused(requests: Iterable[JobRequest]) -> list[Refusal]:
+    """Return why requests cannot be satisfied by this cluster; nothing without Slurm."""
     if shutil.which("sbatch") is None:
         return []
     limits = _time_limits()
-    sentences = []
+    refusals = []
     for request in requests:
         limit = limits.get(request.partition)
         if limit is not None and request.minutes > limit:
-            said = f"the partition ends jobs after {limit} minutes"
+            said, for_now = f"the partition ends jobs after {limit} minutes", False
         elif (answer := _run("sbatch", "--test-only", *request.words, "--wrap=true")) and answer.returncode:
             said = " ".join(answer.stderr.split()) or f"sbatch ended with status {answer.returncode}"
+            for_now = _has_absent_nodes(request.partition)
         else:
             continue
-        sentences.append(f"{request.rule} asks for {' '.join(request.words)}: {said}")
-    return sentences
+        refusals.append(Refusal(f"{request.rule} asks for {' '.join(request.words)}: {said}", for_now))
+    return refusals
+
+
+def _has_absent_nodes(partition: str) -> bool:
+    """Whether nodes of a partition, or of all without one, are down, drained or reserved."""
+    answer = _run("sinfo", "--noheader", "--format=%T", *([f"--partition={partition}"] if partition else []))
+    states = answer.stdout.split() if answer else []
+    return any(state.rstrip("*~#!%$@^-+").startswith(ABSENT) for state in states)
 
 
 def _time_limits() -> dict[str, int]:

@@ -38,7 +38,16 @@ from cytomend.heat import UNCERTAINTY, heat_colour, uncertainty_scale
 from cytomend.regions.plan import Plan
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import damaged_files, manifest_of, one_writer, publish, read_manifest
+from cytomend.storage.publish import (
+    add_key_arguments,
+    damaged_files,
+    keyed,
+    manifest_of,
+    one_writer,
+    publish,
+    read_manifest,
+    require_key,
+)
 from cytomend.storage.pyramid import (
     VERSION,
     Grid,
@@ -315,9 +324,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     entries = ", ".join(field.name for field in fields(BlendSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--out", type=Path, required=True, help="OME-Zarr store")
+    add_key_arguments(parser, after="a mended shard")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    for shard in args.shards:
+        require_key(shard, args.after)
     settings = BlendSettings(**json.loads(args.settings))
-    print(blend_section(args.image, args.plan, args.shards, settings, args.out))
+    print(keyed(blend_section(args.image, args.plan, args.shards, settings, args.out), args.key))

@@ -61,7 +61,15 @@ from cytomend.segmentation.segmenters import Segmenter, open_segmenter
 from cytomend.stages.mend_shard import plan_identity
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import manifest_of, one_writer, publish, refuse_over
+from cytomend.storage.publish import (
+    add_key_arguments,
+    keyed,
+    manifest_of,
+    one_writer,
+    publish,
+    refuse_over,
+    require_key,
+)
 
 log = logging.getLogger(__name__)
 
@@ -398,12 +406,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--out", type=Path, required=True, help="folder of the evaluation")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="trials that are looked at at a time")
+    add_key_arguments(parser, after="mended trials")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    require_key(args.trials, args.after)
     if args.threads < 1:
         raise InputError(f"--threads is {args.threads}, expected at least 1")
     settings = EvaluateSettings(**json.loads(args.settings))
     sources = Sources(args.image, args.truth, args.cells)
-    print(evaluate_section(sources, args.plan, args.trials, settings, args.threads, args.out))
+    print(keyed(evaluate_section(sources, args.plan, args.trials, settings, args.threads, args.out), args.key))

@@ -52,7 +52,16 @@ from cytomend.regions.plan import Plan, SectionFacts, pack
 from cytomend.stages.group_mender import GroupMender
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import keep_only, manifest_of, one_writer, publish, read_manifest
+from cytomend.storage.publish import (
+    add_key_arguments,
+    keep_only,
+    keyed,
+    manifest_of,
+    one_writer,
+    publish,
+    read_manifest,
+    require_key,
+)
 
 log = logging.getLogger(__name__)
 
@@ -398,6 +407,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--out", type=Path, required=True, help="Zarr store of the shard")
     add_machine_arguments(parser)
+    add_key_arguments(parser, after="a plan")
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -410,6 +420,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    require_key(args.plan, args.after)
     machine = Machine.of(args.device, args.threads, args.batch_windows, args.gpus)
     settings = MendSettings(**json.loads(args.settings))
-    print(mend_shard(args.image, args.plan, args.shard, args.model, settings, machine, args.out))
+    print(keyed(mend_shard(args.image, args.plan, args.shard, args.model, settings, machine, args.out), args.key))

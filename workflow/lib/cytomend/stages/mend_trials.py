@@ -39,12 +39,15 @@ from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_argume
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import (
+    add_key_arguments,
     keep_only,
+    keyed,
     manifest_of,
     one_writer,
     publish,
     read_manifest,
     refuse_over,
+    require_key,
     write_whole,
 )
 
@@ -224,18 +227,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--out", type=Path, required=True, help="Zarr store of the trials")
     add_machine_arguments(parser)
+    add_key_arguments(parser, after="a plan")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    print(
-        mend_trials(
-            args.image,
-            args.plan,
-            args.model,
-            MendSettings(**json.loads(args.mend)),
-            TrialSettings(**json.loads(args.settings)),
-            Machine.of(args.device, args.threads, args.batch_windows),
-            args.out,
-        )
+    require_key(args.plan, args.after)
+    manifest = mend_trials(
+        args.image,
+        args.plan,
+        args.model,
+        MendSettings(**json.loads(args.mend)),
+        TrialSettings(**json.loads(args.settings)),
+        Machine.of(args.device, args.threads, args.batch_windows),
+        args.out,
     )
+    print(keyed(manifest, args.key))

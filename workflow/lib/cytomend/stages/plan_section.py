@@ -40,7 +40,7 @@ from cytomend.regions.value_range import value_range
 from cytomend.storage.edition import read_source
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
-from cytomend.storage.publish import one_writer, publish
+from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
@@ -217,6 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--editions", default="{}", help="JSON object: the workflow's names for image and annotation")
     parser.add_argument("--out", type=Path, required=True, help="folder of the plan")
+    add_key_arguments(parser, after="")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -224,4 +225,5 @@ def main(args: argparse.Namespace) -> None:
     record = json.loads(args.settings)
     if record["value_range"] is not None:
         record["value_range"] = tuple(record["value_range"])
-    print(plan_section(args.image, args.annotation, PlanSettings(**record), args.out, json.loads(args.editions)))
+    manifest = plan_section(args.image, args.annotation, PlanSettings(**record), args.out, json.loads(args.editions))
+    print(keyed(manifest, args.key))

@@ -52,7 +52,7 @@ from cytomend.report.pages import write_page
 from cytomend.report.regions import RegionFacts, largest_first, region_facts
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import manifest_of, write_whole
+from cytomend.storage.publish import manifest_of, require_key, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="folder of the plan")
     parser.add_argument("--corrected", type=Path, required=True, help="corrected section (OME-Zarr)")
     parser.add_argument("--evaluation", type=Path, help="folder of its evaluation, if it has one")
+    parser.add_argument("--after", metavar="KEY", help="refuse a corrected section that was made from something else")
+    parser.add_argument("--evaluated", metavar="KEY", help="refuse an evaluation that was made from something else")
     entries = ", ".join(field.name for field in fields(ReportSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--out", type=Path, required=True, help=f"the page; {METRICS} is written beside it")
@@ -151,5 +153,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    require_key(args.corrected, args.after)
+    if args.evaluation:
+        require_key(args.evaluation, args.evaluated)
     settings = ReportSettings(**json.loads(args.settings))
     print(report_section(args.image, args.plan, args.corrected, settings, args.out, args.evaluation))

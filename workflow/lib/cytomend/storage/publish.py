@@ -7,8 +7,10 @@ content. The checksum of every file stands in ``checksums.tsv`` inside the folde
 
 from __future__ import annotations
 
+import argparse
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -107,6 +109,8 @@ def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
     manifest.unlink(missing_ok=True)  # from here until the new one is written, the result counts as unfinished
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)
+    for left in manifest.parent.glob(f".{glob.escape(manifest.name)}.*"):  # by writers that were killed
+        left.unlink(missing_ok=True)
     if folder.exists():
         folder.rename(replaced)
     work.rename(folder)
@@ -119,6 +123,35 @@ def amend_manifest(manifest: Path, facts: dict[str, Any]) -> Path:
     """Let a manifest say something else of the same result, and return it."""
     _write_manifest(manifest, {**read_manifest(manifest), **facts})
     return manifest
+
+
+def keyed(manifest: Path, key: str | None) -> Path:
+    """Let a manifest say by which key the workflow knows all that the result was made from, and return it."""
+    return amend_manifest(manifest, {"key": key}) if key else manifest
+
+
+def require_key(folder: Path, key: str | None) -> None:
+    """Refuse a published folder that was made from something else than the workflow now asks for.
+
+    A job that ends after its Snakemake was killed leaves a whole result of which Snakemake does not know the settings.
+
+    Raises
+    ------
+    InputError
+        If it is unfinished, or its key is another. Nothing is asked if ``key`` is None, as when called by hand.
+    """
+    if key and read_manifest(manifest_of(folder)).get("key") != key:
+        raise InputError(
+            f"{folder}: was made from other files, settings or code than are asked for now; delete"
+            f" {manifest_of(folder)} and run again"
+        )
+
+
+def add_key_arguments(parser: argparse.ArgumentParser, after: str) -> None:
+    """Declare by which keys a workflow knows what a result is made from; ``after`` says what it follows."""
+    parser.add_argument("--key", help="the workflow's name for all that the result is made from, kept in its manifest")
+    if after:
+        parser.add_argument("--after", metavar="KEY", help=f"refuse {after} that was made from something else")
 
 
 def _write_manifest(manifest: Path, record: dict[str, Any]) -> None:
