@@ -13,7 +13,7 @@ include: "workflow/rules/blend.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
-include: "workflow/rules/slurm.smk"
+include: "workflow/rules/start.smk"
 
 
 rule all:

@@ -18,6 +18,7 @@ from conftest import as_json, blobs, cpu, mend_settings, plan_settings, write_ti
 from scipy import ndimage
 
 from cytomend.cli import main
+from cytomend.costs import Hours
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.named_samplers import label_of, open_sampler, parse_sampler
 from cytomend.diffusion.windows import window_denoiser
@@ -327,8 +328,8 @@ def test_a_page_shows_model_and_controls_and_escapes_their_names(evaluation, tmp
         (ARTEFACT, "truth"),
     ]
     out = tmp_path / "report" / "index.html"
-    totals = Totals(1, 1, 1, 1, 0.1, 0.1, 0, [("tiny", 1)])
-    write_page("brain.html.j2", out, totals=totals, rows=[], table="metrics.tsv", evaluation=shown)
+    totals = Totals(1, 1, 1, 1, 0.1, 0.1, 0, [("tiny", 1)], Hours(), None)
+    write_page("brain.html.j2", out, totals=totals, rows=[], currency="EUR", table="metrics.tsv", evaluation=shown)
     page = out.read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

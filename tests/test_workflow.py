@@ -91,14 +91,19 @@ class Lab:
             table.writeheader()
             table.writerows(self.rows)
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
+    def start(self, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            **(environment or {}),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": "",
+        }
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **pipes)
 
-    def snakemake(self, *options: str) -> str:
-        process = self.start(*options)
+    def snakemake(self, *options: str, environment: dict[str, str] | None = None) -> str:
+        process = self.start(*options, environment=environment)
         output = process.communicate()[0]
         if process.returncode:
             logs = "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in self.folder.glob("logs/**/*.log"))
@@ -422,6 +427,29 @@ def test_a_job_that_ended_after_its_snakemake_was_killed_does_not_pass_for_anoth
     lab.snakemake("results/left/corrected.manifest.json")
     made = zarr.open_group(lab.folder / "results" / "left" / "corrected.ome.zarr", mode="r").attrs["cytomend"]
     assert made["sampler_steps"] == 4
+
+
+def test_a_job_goes_on_with_what_its_run_was_started_with(lab: Lab) -> None:
+    shutil.rmtree(lab.folder / "results" / "left" / "mended")
+    lab.config["mend"]["seed"] = 1
+    lab.write()
+    lab.snakemake("results/left/plan.manifest.json", "--force")  # starts a run, which is kept for its jobs
+    (run,) = (path for path in (lab.folder / ".snakemake" / "cytomend-runs").iterdir() if seed_of(path) == 1)
+    lab.config["mend"]["seed"] = 2
+    lab.rows[0]["steps"] = "4"
+    lab.write()
+    job = ("--mode", "remote", "--executor", "local", "--target-jobs", "mend_shard:section=left,shard=0")
+    lab.snakemake(*job, environment={"CYTOMEND_RUN": str(run)})
+    made = zarr.open_group(lab.folder / "results" / "left" / "mended" / "0.zarr", mode="r").attrs
+    assert (made["seed"], made["sampler_steps"]) == (1, 3)
+    edit("diffusion/samplers.py", "x = noise(0)", "x = noise(0) * 1")(lab)
+    with pytest.raises(AssertionError, match="was changed since this run was started; end it and start it again"):
+        lab.snakemake(*job, environment={"CYTOMEND_RUN": str(run)})
+
+
+def seed_of(run: Path) -> int:
+    """The seed of a run that is kept."""
+    return int(json.loads((run / "run.json").read_text())["config"]["mend"]["seed"])
 
 
 def is_mending(process: Path, folder: Path) -> bool:

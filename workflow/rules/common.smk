@@ -25,6 +25,7 @@ from cytomend.diffusion.record import checkpoint_hash
 from cytomend.errors import InputError
 from cytomend.evaluation.parts import identities
 from cytomend.fingerprint import fingerprint
+from cytomend.frozen import thawed
 from cytomend.needs import (
     Needs,
     blend_request,
@@ -59,7 +60,9 @@ def sections_of_this_job():
 
 
 try:
-    CONFIG = checked(dict(config), "config", "configuration")
+    # A job goes on with what its run was started with.
+    CONFIG = None if workflow.is_main_process else thawed()
+    CONFIG = CONFIG or checked(dict(config), "config", "configuration")
     SECTIONS = read_sheet(Path(CONFIG["sections"]), CONFIG, only=sections_of_this_job())
     PLANS = {name: Path(f"results/{name}/plan.manifest.json") for name in SECTIONS}
     PLANNED = {

@@ -86,7 +86,7 @@ def refused(requests: Iterable[JobRequest]) -> list[Refusal]:
     for request in requests:
         limit = limits.get(request.partition)
         if limit is not None and request.minutes > limit:
-            said, for_now = f"the partition ends jobs after {limit} minutes", False
+            said, for_now = f"the partition ends jobs after {limit} minutes; give it runtime: {limit}", False
         elif (answer := _run("sbatch", "--test-only", *request.words, "--wrap=true")) and answer.returncode:
             said = " ".join(answer.stderr.split()) or f"sbatch ended with status {answer.returncode}"
             for_now = _has_absent_nodes(request.partition)

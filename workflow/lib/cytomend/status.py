@@ -115,6 +115,8 @@ def section_status(name: str, shards: int, evaluated: bool, places: Places) -> S
     """
     folder = f"{places.results}/{name}"
     plan, corrected = _read(f"{folder}/plan.manifest.json"), _read(f"{folder}/corrected.manifest.json")
+    if plan and corrected and corrected.record.get("plan") not in {None, plan.record.get("sha256")}:
+        corrected = None  # that of an earlier plan
     mended = [_current(folder, shard, plan) for shard in range(shards)]
     trials = _read(f"{folder}/trials.manifest.json") if evaluated else None
     evaluation = _read(f"{folder}/evaluation.manifest.json") if evaluated else None

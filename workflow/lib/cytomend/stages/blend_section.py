@@ -170,7 +170,9 @@ def blend_section(
         if facts.samples > 1:
             _write_uncertainty(group, plan, MendedCells(stores, facts.lattice.cell_px, "uncertainty"), grid)
         log.info("section %s: %d levels, %d px mended", facts.section, len(levels), counted.pasted)
-        return publish(work, out, {"section": facts.section, "masked_px": facts.masked_px, "levels": len(levels)})
+        return publish(
+            work, out, {"section": facts.section, "masked_px": facts.masked_px, "levels": len(levels), "plan": identity}
+        )
 
 
 class _Corrected:

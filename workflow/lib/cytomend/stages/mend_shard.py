@@ -141,6 +141,8 @@ class Machine:
         if gpus < 1:
             raise InputError(f"--gpus is {gpus}, expected at least 1; without a GPU the CPU is taken")
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if device == "auto" and chosen == "cpu" and "SLURM_JOB_ID" in os.environ:
+            log.warning("this job asks for %d GPUs and sees none: it computes on the CPU, many times slower", gpus)
         if threads < 1 or batch_windows < 1:
             raise InputError(f"--threads is {threads}, --batch-windows {batch_windows}; expected at least 1 of each")
         try:

@@ -166,7 +166,10 @@ def totals(sections: Sequence[SectionStatus], run: Run, queue: Queue | None) -> 
     if error := brain_error(run.places):
         yield f"The page of all sections could not be written: {error}"
     if is_locked():
-        yield "A Snakemake run holds this folder."
+        yield (
+            "A Snakemake run holds this folder, or one was killed: then wait for its Slurm jobs or `scancel` them,"
+            " `snakemake --unlock`, and run again."
+        )
     elif counts[DONE] < len(sections):
         yield "No Snakemake run holds this folder: `snakemake` goes on with what is unfinished."
     if queue is not None:
@@ -187,7 +190,7 @@ def slurm_lines(queue: Queue) -> Iterator[str]:
     if queue.silent:
         yield f"Slurm: {queue.silent}; what its jobs wait for is not known."
     if queue.running or queue.pending:
-        yield f"Slurm: {queue.running:,} jobs run, {queue.pending:,} wait."
+        yield f"Slurm: {queue.running:,} running, {queue.pending:,} waiting."
     for stuck in queue.stuck:
         others = f" and {stuck.jobs - 1:,} more" if stuck.jobs > 1 else ""
         yield (

@@ -1,9 +1,20 @@
-"""Ask Slurm, before the first job is queued, whether it could ever run the jobs of this run.
+"""Before the first job: keep what the run is started with, and ask Slurm whether it could ever run the jobs.
 
 A job that no node can take, or whose time is longer than its partition allows, would pend for ever.
 """
 
 from cytomend.cluster import JobRequest, largest, refused
+from cytomend.frozen import freeze
+
+STAGES = (
+    "plan_section",
+    "mend_shard",
+    "blend_section",
+    "mend_trials",
+    "evaluate_section",
+    "report_section",
+    "summarise_brain",
+)
 
 
 def slurm_requests(attempt):
@@ -18,7 +29,7 @@ def slurm_requests(attempt):
 
 def check_slurm():
     """Refuse what can never run; tell what cannot run for now, or could not run if it had to be repeated with more."""
-    advice = "change the profile (docs/cluster.md), or spread a section over more jobs by the column shards"
+    advice = "change what the rule asks for in the profile (docs/cluster.md, Adapting to a site)"
     refusals = refused(largest(slurm_requests(1)))
     if hopeless := [refusal.sentence for refusal in refusals if not refusal.for_now]:
         raise WorkflowError(
@@ -38,5 +49,6 @@ def check_slurm():
 
 
 onstart:
+    freeze(CONFIG, [f"cytomend.stages.{stage}" for stage in STAGES])
     if workflow.executor_plugin.name == "slurm":
         check_slurm()
