@@ -91,10 +91,22 @@ def test_a_file_that_was_too_young_when_planned_is_told_by_its_content(scan, tmp
     assert reader.read == [scan]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sources": {"image": {"edition": 3}}}', '{"sources": 5}'])
-def test_a_damaged_manifest_names_no_sources(tmp_path, text):
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"sources": {"image": {"edition": 3}}}', '{"sources": 5}'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
     (tmp_path / "plan.manifest.json").write_text(text)
-    assert sources_in(tmp_path / "plan.manifest.json") == {}
+    with pytest.raises(InputError, match=r"plan\.manifest\.json: expected the manifest of a plan.*delete it"):
+        sources_in(tmp_path / "plan.manifest.json")
+
+
+def test_content_that_took_the_name_of_another_does_not_pass_for_it(scan, tmp_path):
+    first = edition_of(scan, {}, Reader())
+    scan.write_bytes(b"others")  # replaced after it got its name, before it was planned
+    os.utime(scan, (LONG_AGO + 9, LONG_AGO + 9))
+    known = planned(scan, first, tmp_path)
+    assert edition_of(scan, known, Reader()) == first
+    scan.write_bytes(b"pixels")  # and put back
+    os.utime(scan, (LONG_AGO, LONG_AGO))
+    assert edition_of(scan, known, Reader()) != first
 
 
 def test_a_missing_file_is_named(tmp_path):

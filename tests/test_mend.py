@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -440,6 +441,50 @@ def test_a_worker_that_fails_ends_the_others_and_says_why(many, tiny_model, tmp_
         )
     assert "window_px is 32, the plan was made for 64" in capfd.readouterr().err
     assert not (tmp_path / "0.zarr").exists()
+
+
+ORPHANS = """
+import signal, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from cytomend.stages.mend_shard import Machine, MendSettings, mend_shard
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a command that a script puts into the background
+image, plan, model, out = map(Path, sys.argv[1:])
+if __name__ == "__main__":
+    machine = Machine(torch.device("cpu"), 2, 8, 1, workers=2)
+    mend_shard(image, plan, 0, model, MendSettings("repaint", 60, 10, 10, 4), machine, out)
+"""
+
+
+def test_workers_do_not_outlive_what_holds_the_lock(many, tiny_model, tmp_path):
+    section, _ = many
+    plan_section(section.image, section.annotation, plan_settings(), tmp_path / "plan")
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    words = [section.image, tmp_path / "plan", tiny_model(), tmp_path / "0.zarr"]
+    process = subprocess.Popen([sys.executable, tmp_path / "orphans.py", *map(str, words)], stderr=subprocess.DEVNULL)
+    regions = tmp_path / ".0.zarr.work" / "regions"
+    end = time.monotonic() + 120
+    while not (regions.exists() and any(regions.iterdir())):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    workers = [number for number, parent, _ in _processes() if parent == process.pid]
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    end = time.monotonic() + 10  # of what would go on for a minute
+    while any(number in workers and state != "Z" for number, _, state in _processes()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _processes():
+    """Yield number, parent and state of every process."""
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = place.read_text().rsplit(")", 1)[1].split()[:2]
+            yield int(place.parent.name), int(parent), state
 
 
 def test_a_scan_that_was_changed_since_the_plan_is_refused(make_section, tiny_model, tmp_path):

@@ -86,7 +86,7 @@ def program(process: Path) -> str:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("slurm")
-    options = ["--cpus", "8", "--mem", "64000", "--cpu-nodes", "2", str(folder)]
+    options = ["--cpus", "8", "--mem", "64000", "--cpu-nodes", "2", "--gpu-nodes", "2", str(folder)]
     started = subprocess.run([str(TOOLS / "start-slurm"), *options], capture_output=True, text=True)
     if started.returncode:
         pytest.skip(f"no Slurm: {started.stderr[-300:]}")

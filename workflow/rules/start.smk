@@ -37,9 +37,7 @@ def check_slurm():
             *hopeless,
         )
     for refusal in refusals:
-        logger.warning(
-            f"Waits for nodes that are down now, if those can take it: {refusal.sentence}"
-        )
+        logger.warning(f"Cannot start as the cluster is now: {refusal.sentence}")
     last = workflow.execution_settings.retries + 1
     for refusal in refused(largest(slurm_requests(last))) if last > 1 else ():
         if refusal not in refusals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,12 @@ from typing import Any, NamedTuple, Self
 
 ABSENT = ("down", "drain", "fail", "maint", "reserved", "unknown", "not_responding", "power", "reboot")
 """States, or their beginnings, of nodes that take no job now and may do so later."""
+
+NEVER = re.compile(
+    "configuration is not available|partition|account|feature|gres|generic resource|specification|cannot be satisfied",
+    re.IGNORECASE,
+)
+"""What Slurm says of a request that waiting does not help; an outage or a full queue passes."""
 
 SECONDS = 20
 """A controller that does not answer within this is not asked again."""
@@ -89,7 +96,7 @@ def refused(requests: Iterable[JobRequest]) -> list[Refusal]:
             said, for_now = f"the partition ends jobs after {limit} minutes; give it runtime: {limit}", False
         elif (answer := _run("sbatch", "--test-only", *request.words, "--wrap=true")) and answer.returncode:
             said = " ".join(answer.stderr.split()) or f"sbatch ended with status {answer.returncode}"
-            for_now = _has_absent_nodes(request.partition)
+            for_now = not NEVER.search(said) or _has_absent_nodes(request.partition)
         else:
             continue
         refusals.append(Refusal(f"{request.rule} asks for {' '.join(request.words)}: {said}", for_now))
@@ -134,6 +141,6 @@ def _minutes(limit: str) -> int | None:
 def _run(*words: str) -> subprocess.CompletedProcess[str] | None:
     """Return what a command of the cluster says, or None if it does not answer."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

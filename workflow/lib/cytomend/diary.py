@@ -49,9 +49,10 @@ def told(error: BaseException) -> str:
 def supervised(main: Callable[[], int]) -> int:
     """Run ``main`` in a process of its own and return its status; if it is killed, say so at the end of the log."""
     parent = os.getpid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or, if it came ignored, the status would be lost
     child = os.fork()
     if child == 0:
-        _die_with(parent)
+        die_with(parent)
         signal.signal(signal.SIGTERM, _stop)
         try:
             status = main()
@@ -59,7 +60,8 @@ def supervised(main: Callable[[], int]) -> int:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         sys.exit(status)
     for number in HANDED_ON:
         signal.signal(number, lambda got, _: os.kill(child, got))
@@ -67,10 +69,11 @@ def supervised(main: Callable[[], int]) -> int:
     _, ended, used = os.wait4(child, 0)
     if not os.WIFSIGNALED(ended):
         return os.waitstatus_to_exitcode(ended)
-    killer = signal.Signals(os.WTERMSIG(ended))
-    meaning = f": {MEANINGS[killer]}" if killer in MEANINGS else ""
+    killer = os.WTERMSIG(ended)
+    name = signal.Signals(killer).name if killer in set(signal.Signals) else f"signal {killer}"
+    meaning = f": {MEANINGS[signal.Signals(killer)]}" if killer in MEANINGS else ""
     print(
-        f"cytomend: killed by {killer.name}{meaning}; it had taken {used.ru_maxrss / 1e3:.0f} MB of"
+        f"cytomend: killed by {name}{meaning}; it had taken {used.ru_maxrss / 1e3:.0f} MB of"
         " memory. What it was doing stands above; what is finished is kept: run again",
         file=sys.stderr,
         flush=True,
@@ -83,8 +86,8 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def _die_with(parent: int) -> None:
-    """Ask Linux to end this process when its parent is gone, so that nothing goes on writing behind a killed job."""
+def die_with(parent: int) -> None:
+    """End this process when its parent, by its number, is gone, so that nothing goes on writing behind a killed job."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

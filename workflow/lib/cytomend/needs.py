@@ -69,7 +69,7 @@ class Needs:
         try:
             record = json.loads(plan_manifest.read_bytes())["needs"]
             return cls(**{**record, "windows": tuple(record["windows"])})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

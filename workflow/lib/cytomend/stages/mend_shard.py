@@ -36,7 +36,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend import __version__
-from cytomend.diary import begin_log, told
+from cytomend.diary import begin_log, die_with, told
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.inference import Precision, usable_dtype
 from cytomend.diffusion.record import checkpoint_hash
@@ -226,8 +226,8 @@ def _mend_regions(
         for worker in range(machine.workers)
     ]
     try:
-        # Ends all workers when one of them or this process ends.
-        spawn(_work, (job, parts), machine.workers, daemon=True)  # type: ignore[no-untyped-call]
+        # Ends all workers when one of them ends; they end themselves when this process does.
+        spawn(_work, (job, parts, os.getpid()), machine.workers, daemon=True)  # type: ignore[no-untyped-call]
     except ProcessExitedException as error:
         blame = InputError if error.exit_code == InputError.status else ResourceError
         raise blame(
@@ -236,8 +236,9 @@ def _mend_regions(
         ) from error
 
 
-def _work(worker: int, job: _Job, parts: list[dict[int, int]]) -> None:
-    """Mend one worker's regions, in a process of its own."""
+def _work(worker: int, job: _Job, parts: list[dict[int, int]], parent: int) -> None:
+    """Mend one worker's regions, in a process of its own that does not outlive its parent, who holds the lock."""
+    die_with(parent)
     begin_log()
     try:
         job.mend(parts[worker], job.machine.worker(worker))

@@ -32,12 +32,20 @@ class Source:
 
 
 def sources_in(manifest: Path) -> dict[str, Source]:
-    """Return the sources that a plan's manifest names, by their role; of a missing or damaged one none."""
+    """Return the sources that a plan's manifest names, by their role; of a missing one none.
+
+    Raises
+    ------
+    InputError
+        If it is damaged: what follows it could not be made, nor would it be planned again.
+    """
     try:
         record = json.loads(manifest.read_bytes())
-        return {role: Source(**source) for role, source in record["sources"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {role: Source(**source) for role, source in record.get("sources", {}).items()}
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{manifest}: expected the manifest of a plan ({error}); delete it and run again") from error
 
 
 def read_source(path: Path, edition: str | None = None) -> Source:
@@ -106,9 +114,13 @@ def editions(
     content = identities(list(dict.fromkeys(unsure))) if unsure else {}
 
     def edition(path: Path, source: Source | None) -> str:
-        if source and (source.stamp == stamps[path] or content.get(path) == source.identity):
+        name = _name(stamps[path])
+        if source is None:
+            return name
+        if source.stamp == stamps[path] or content[path] == source.identity:
             return source.edition
-        return _name(stamps[path])
+        # A name may be taken by other content: that of a file that was replaced before it could be planned.
+        return name if name != source.edition else f"{name}-{content[path][:16]}"
 
     return {
         name: {role: edition(path, known.get(role)) for role, path in paths.items()}
