@@ -1,6 +1,6 @@
 # make demo: two phantom sections, mended.   make test: lint, types, dry runs and all tests.
 # Both set up .venv themselves and reuse it while envs/requirements.lock and pyproject.toml stay as they are.
-.PHONY: demo pictures test test-slurm lint format setup lock phantoms clean
+.PHONY: demo pictures vendor test test-slurm lint format setup lock phantoms clean
 .NOTPARALLEL:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -29,6 +29,11 @@ demo: phantoms
 
 pictures: demo
 	python docs/before_after.py demo/phantom-1/section.tif results/phantom-1/corrected.ome.zarr docs/images/before-after.png --box 780 540 1200 960 --outline
+	python docs/page_picture.py results/phantom-1/report/index.html docs/images/page.webp --region 3
+
+vendor: setup
+	python workflow/report/vendor/fetch.py
+	python workflow/report/vendor/fetch.py tests/vendor/packages.json
 
 test: lint
 	OPENBLAS_NUM_THREADS=1 pytest

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from browser import chromium, show, view, visit  # noqa: F401
 from scipy import ndimage
 
 from cytomend.diffusion.checkpoint import save_model

@@ -48,7 +48,7 @@ def entries(rules: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, A
         yield from entries(rule, f"{name}.{key}")
 
 
-@pytest.mark.parametrize("name", ["config", "sections", "train", "segmenter", "classifier"])
+@pytest.mark.parametrize("name", ["config", "sections", "decisions", "train", "segmenter", "classifier"])
 def test_every_entry_of_a_schema_is_described_and_no_unknown_key_is_taken(name: str) -> None:
     assert schema(name)["additionalProperties"] is False
     for entry, rule in entries(schema(name), name):

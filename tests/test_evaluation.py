@@ -18,7 +18,6 @@ from conftest import as_json, blobs, cpu, mend_settings, plan_settings, write_ti
 from scipy import ndimage
 
 from cytomend.cli import main
-from cytomend.costs import Hours
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.named_samplers import label_of, open_sampler, parse_sampler
 from cytomend.diffusion.windows import window_denoiser
@@ -44,7 +43,7 @@ from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate
 from cytomend.stages.mend_shard import mend_shard
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
 from cytomend.stages.plan_section import plan_section
-from cytomend.stages.summarise_brain import Totals, summarise_evaluations
+from cytomend.stages.summarise_brain import summarise_evaluations
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import damaged_files, manifest_of, publish
 
@@ -328,14 +327,15 @@ def test_a_page_shows_model_and_controls_and_escapes_their_names(evaluation, tmp
         (ARTEFACT, "truth"),
     ]
     out = tmp_path / "report" / "index.html"
-    totals = Totals(1, 1, 1, 1, 0.1, 0.1, 0, [("tiny", 1)], Hours(), None)
-    write_page("brain.html.j2", out, totals=totals, rows=[], currency="EUR", table="metrics.tsv", evaluation=shown)
+    write_page("evaluation.html.j2", out, evaluation=shown)
     page = out.read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert re.search(r'<tr class="model">\s*<th scope="row">timemap</th>', page)
     assert page.count('<figure class="plot">') == len(shown.figures) >= 6
-    assert (out.parent / shown.figures[0].href).resolve().is_file()
+    for figure in shown.figures:
+        assert (out.parent / figure.src).resolve() == (out.parent / figure.href).resolve()
+        assert (out.parent / figure.src).is_file()
 
 
 def test_the_evaluations_of_sections_add_up(evaluation, tmp_path):

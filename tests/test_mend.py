@@ -132,6 +132,8 @@ def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_m
         "value_range": [0.0, 255.0],
         "regions": 3,
         "mended_px": int(section.grown(2).sum()),
+        "left_regions": [],
+        "redrawn": {},
     }
     assert dict(zarr.open_group(tmp_path / "0.zarr", mode="r").attrs)["seed"] == 77
 

@@ -14,6 +14,7 @@ from cytomend.needs import (
     evaluate_request,
     mend_request,
     plan_request,
+    report_request,
     stream_request,
     trials_request,
 )
@@ -51,10 +52,11 @@ def test_without_a_whole_plan_nothing_is_known(tmp_path, text):
 
 def test_requests_grow_with_what_they_are_for():
     larger = replace(BRAIN, pixels=2 * BRAIN.pixels, largest_windows=18_000, windows=(80_000, 20_000), value_bytes=3)
-    for ask in (lambda n: mend_request(n, 0, 50), stream_request, lambda n: blend_request(n, 4096)):
+    for ask in (lambda n: mend_request(n, 0, 50), stream_request, report_request, lambda n: blend_request(n, 4096)):
         few, many = ask(BRAIN), ask(larger)
         assert many.runtime > few.runtime
         assert many.mem_mb >= few.mem_mb
+    assert report_request(BRAIN).runtime > stream_request(BRAIN).runtime
     assert blend_request(larger, 4096).mem_mb > blend_request(BRAIN, 4096).mem_mb
     assert mend_request(larger, 0, 50).mem_mb > mend_request(BRAIN, 0, 50).mem_mb
     assert mend_request(BRAIN, 1, 50).runtime < mend_request(BRAIN, 0, 50).runtime

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,6 +16,7 @@ import tifffile
 import torch
 import zarr
 from PIL import Image
+from scipy import ndimage
 
 from cytomend.cli import main
 from cytomend.costs import Hours
@@ -31,8 +30,9 @@ from cytomend.regions.plan import Plan
 from cytomend.report.comparison import choose_crop
 from cytomend.report.corrected import CorrectedSection
 from cytomend.report.metrics import SectionMetrics
-from cytomend.report.outlines import outline
-from cytomend.report.pictures import exact_picture, fitted, to_display
+from cytomend.report.outlines import outline, region_outline
+from cytomend.report.overview import MENDED_COLOUR, draw_overview
+from cytomend.report.pictures import fitted, to_display
 from cytomend.report.regions import region_facts
 from cytomend.report.scale import scale_bar
 from cytomend.stages.blend_section import BlendSettings, blend_section
@@ -42,7 +42,7 @@ from cytomend.stages.report_section import ReportSettings, report_section
 from cytomend.stages.summarise_brain import COLUMNS, BrainSettings, summarise_brain
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=\"alert('2')\">{{ 7 * 7 }}"
-SHOW = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=60)
+SHOW = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=60, segmenter="classical")
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
@@ -163,8 +163,37 @@ class Page(HTMLParser):
         return page
 
 
-def decoded(address):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))))
+def opened(path):
+    return np.asarray(Image.open(path))
+
+
+def section_data(path):
+    """Return what the page's script knows of the section."""
+    (found,) = re.findall(r'id="section-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    return json.loads(found)
+
+
+def flagged_in(metrics):
+    """Return how many regions the page beside these metrics flags."""
+    return len([one for one in Page.read(metrics.with_name("index.html")).all("li") if "data-flagged" in one])
+
+
+def brain_data(path):
+    """Return what the script of the brain's page knows."""
+    (found,) = re.findall(r'id="brain-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    return json.loads(found)
+
+
+def linked(path):
+    """Return the addresses of the sections' pages on the brain's."""
+    told = brain_data(path)
+    return [row[told["columns"].index("page")] for row in told["rows"]]
+
+
+def policy(page):
+    """Return the page's security policy, by directive."""
+    (content,) = [meta["content"] for meta in page.all("meta") if "Content-Security" in meta.get("http-equiv", "")]
+    return dict(directive.strip().split(" ", 1) for directive in content.split(";"))
 
 
 def requests(page):
@@ -178,21 +207,22 @@ def requests(page):
 
 
 def has_no_request(page, path):
-    assert all(address.startswith(("data:", "#")) for address in requests(page))
-    text = re.sub(r"data:image/[^\"]*", "", path.read_text(encoding="utf-8"))
-    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
+    assert all(address.startswith(("data:", "#", "images/")) for address in requests(page))
+    assert policy(page)["default-src"] == "'none'"  # which refuses whatever a script would ask for
+    text = re.sub(r"data:image/[^\"]*|<script.*?</script>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.search(r"url\((?!#)|@import", text)
     return True
 
 
 # --- the page of a section ----------------------------------------------------------------------------------------
 
 
-def test_a_page_is_one_file_with_every_fact(mended, tmp_path):
+def test_a_page_with_its_pictures_tells_every_fact(mended, tmp_path):
     path = mended.report(tmp_path / "report" / "index.html")
     page = Page.read(path)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["index.html", "metrics.json"]
+    names = ["images", "images.manifest.json", "index.html", "metrics.json"]
+    assert sorted(p.name for p in path.parent.iterdir()) == names
     assert has_no_request(page, path)
-    assert "http" not in re.sub(r"data:image/[^\"]*", "", path.read_text()).replace("http-equiv", "")
     metrics = json.loads((path.parent / "metrics.json").read_text())
     assert metrics["shape"] == [160, 200]
     assert metrics["mended_px"] == int(three_holes().sum())
@@ -211,10 +241,10 @@ def test_a_page_is_one_file_with_every_fact(mended, tmp_path):
         assert fact in page.text, fact
     assert metrics["checkpoint_sha256"] in page.text
     assert metrics["mask_blake2b"] in page.text
-    assert "Mended pixels are synthetic" in page.text
-    assert "touches the border" in page.text
-    assert [a["id"] for a in page.all("article")] == ["region-3", "region-2", "region-1"]
-    assert len([a for a in page.all("tr") if a.get("id", "").startswith("row-")]) == 3
+    assert "What lies inside orange lines is synthetic" in page.text
+    told = section_data(path)
+    assert {region["number"]: region["area_px"] for region in told["regions"]} == {1: 16, 2: 256, 3: 1680}
+    assert {region["number"] for region in told["regions"] if region["border"]} == {1}
 
 
 def test_metrics_are_small_and_read_back(mended, tmp_path):
@@ -223,63 +253,60 @@ def test_metrics_are_small_and_read_back(mended, tmp_path):
     assert path.stat().st_size < 40_000
     assert metrics.mended_share == pytest.approx(three_holes().mean())
     assert metrics.network_calls == 2
-    assert max(decoded(metrics.thumbnail).shape) == 96
+    assert (metrics.flagged, metrics.regions_undecided, metrics.reviewed_until) == (flagged_in(path), 3, {})
+    assert "thumbnail" not in json.loads(path.read_text())
+    assert opened(path.with_name("images") / "thumbnail.webp").shape[:2] == (77, 96)
 
 
-def test_the_same_section_gives_the_same_page(mended, tmp_path):
+def test_the_same_section_gives_the_same_page_and_pictures(mended, tmp_path):
     first, second = (mended.report(tmp_path / name / "index.html") for name in "ab")
     assert first.read_bytes() == second.read_bytes()
+    manifests = [page.with_name("images.manifest.json").read_bytes() for page in (first, second)]
+    assert manifests[0] == manifests[1]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_show_exactly_the_pixels(mend, tmp_path, channels):
+def test_plain_pictures_show_exactly_the_pixels(mend, tmp_path, channels):
     image, mask = tissue(channels), three_holes()
-    mended = mend(image, mask)
-    page = Page.read(mended.report(tmp_path / "index.html"))
-    after, before = (decoded(a["src"]) for a in page.all("img", "exact")[2:4])  # region 2, the square
+    folder = mend(image, mask).report(tmp_path / "index.html").with_name("images") / "regions"
+    before, after = (opened(folder / f"2-{name}.png") for name in ("before", "after"))  # region 2, the square
     crop = (slice(32, 64), slice(52, 84))
-    np.testing.assert_array_equal(np.squeeze(before) if channels == 3 else grey(before), image[crop])
+    np.testing.assert_array_equal(before, image[crop])
     outside = ~mask[crop]
-    np.testing.assert_array_equal((after if channels == 3 else grey(after))[outside], image[crop][outside])
-
-
-def grey(picture):
-    """Return the one channel of a grey picture, which WebP stores as three."""
-    return picture if picture.ndim == 2 else picture[..., 0]
+    np.testing.assert_array_equal(after[outside], image[crop][outside])
+    assert (after[~outside] != image[crop][~outside]).any()
 
 
 def test_16_bit_is_shown_over_the_value_range_of_the_plan(mend, tmp_path):
     image = tissue(dtype="uint16")
     mended = mend(image, three_holes())
-    page = Page.read(mended.report(tmp_path / "index.html"))
-    before = grey(decoded(page.all("img", "exact")[3]["src"]))
+    path = mended.report(tmp_path / "index.html")
     low, high = Plan.read(mended.plan).facts.value_range
+    shown = opened(path.with_name("images") / "regions" / "2-before.png")
     expected = np.clip(np.rint((image[32:64, 52:84].astype(np.float32) - low) * (255 / (high - low))), 0, 255)
-    np.testing.assert_array_equal(before, expected)
-    assert "are shown from black to white" in page.text
+    np.testing.assert_array_equal(shown, expected)
+    assert "are shown from black to white" in Page.read(path).text
 
 
-def test_only_the_largest_regions_have_pictures_and_all_are_in_the_table(mended, tmp_path):
-    settings = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=1)
-    page = Page.read(mended.report(tmp_path / "index.html", settings))
-    assert [a["id"] for a in page.all("article")] == ["region-3"]
-    assert "Pictures of the 1 largest of 3 regions" in page.text
-    links = {a["aria-label"]: a["href"] for a in page.all("a") if "aria-label" in a}
-    assert links == {"Region 1": "#row-1", "Region 2": "#row-2", "Region 3": "#region-3"}
+def test_only_some_regions_have_pictures_and_all_are_listed(mended, tmp_path):
+    settings = replace(SHOW, pictures=1)
+    path = mended.report(tmp_path / "index.html", settings)
+    regions = section_data(path)["regions"]
+    assert len(regions) == 3
+    assert [region["native"] for region in regions] == [True, False, False]
+    pictures = {picture.name for picture in (tmp_path / "images" / "regions").iterdir()}
+    assert pictures == {f"{regions[0]['number']}-{name}.png" for name in ("before", "after")}
 
 
-def test_a_page_without_pictures_still_has_table_and_outlines(mended, tmp_path):
-    settings = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=0)
-    page = Page.read(mended.report(tmp_path / "index.html", settings))
-    assert not page.all("article")
-    assert len(page.all("path", "edge")) == 3
+def test_a_page_without_pictures_still_lists_and_outlines_regions(mended, tmp_path):
+    path = mended.report(tmp_path / "index.html", replace(SHOW, pictures=0))
+    assert all(region["outline"] and not region["native"] for region in section_data(path)["regions"])
+    assert not (tmp_path / "images" / "regions").exists()
 
 
-def test_of_a_region_larger_than_the_picture_the_middle_is_shown_and_this_is_said(mended, tmp_path):
-    page = Page.read(mended.report(tmp_path / "index.html"))
-    assert page.text.count("Only the part around the middle is shown") == 1
-    picture = page.all("img", "exact")[0]
-    assert (picture["width"], picture["height"]) == ("64", "28")
+def test_of_a_region_larger_than_the_picture_the_middle_is_shown(mended, tmp_path):
+    mended.report(tmp_path / "index.html")
+    assert opened(tmp_path / "images" / "regions" / "3-before.png").shape == (28, 64)
 
 
 def test_the_middle_of_a_bent_region_lies_in_the_region(mend):
@@ -294,10 +321,9 @@ def test_the_middle_of_a_bent_region_lies_in_the_region(mend):
 
 
 def test_a_section_without_damage_says_so(mend, tmp_path):
-    page = Page.read(mend(tissue(), np.zeros((160, 200), dtype=bool)).report(tmp_path / "index.html"))
-    assert "Nothing was mended" in page.text
-    assert not page.all("svg")
-    assert not page.all("article")
+    path = mend(tissue(), np.zeros((160, 200), dtype=bool)).report(tmp_path / "index.html")
+    assert "Nothing was mended" in Page.read(path).text
+    assert section_data(path)["regions"] == []
 
 
 def test_a_hostile_stain_stays_text(mend, tmp_path):
@@ -305,12 +331,14 @@ def test_a_hostile_stain_stays_text(mend, tmp_path):
     path = mended.report(tmp_path / "index.html")
     page = Page.read(path)
     assert HOSTILE in page.text
-    assert len(page.all("script")) == 1
+    assert section_data(path)["section"] == "B07"
+    scripts = [attributes for attributes in page.all("script") if "type" not in attributes]
+    assert len(scripts) == policy(page)["script-src"].count("sha256-")
     assert has_no_request(page, path)
     summary = summarise_brain([path.with_name("metrics.json")], [path], tmp_path / "t.tsv", tmp_path / "b.html")
     brain = Page.read(summary)
-    assert HOSTILE in brain.text
-    assert len(brain.all("script")) == 1
+    assert brain_data(summary)["stains"] == [HOSTILE]
+    assert len(brain.all("script")) == 2
     assert has_no_request(brain, summary)
 
 
@@ -318,7 +346,7 @@ def test_a_warning_stands_in_front_of_everything_else(mend, tmp_path):
     page = Page.read(mend(tissue(), three_holes(), tag_um=0.5).report(tmp_path / "index.html"))
     assert page.all("section", "warnings")
     assert "0.5 µm a pixel" in page.text
-    assert page.text.index("1 warning") < page.text.index("Mended pixels are synthetic")
+    assert page.text.index("1 warning") < page.text.index("curtain")
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (3, "uint8"), (1, "uint16")])
@@ -333,15 +361,17 @@ def test_what_was_mended_several_times_shows_how_far_the_fillings_differ(mend, t
     assert metrics.uncertainty_grey == pytest.approx(deviation[three_holes()].mean())
     assert metrics.region_uncertainty_grey == {str(n): pytest.approx(deviation[numbers == n].mean()) for n in (1, 2, 3)}
     assert "Each region was mended 3 times" in page.text
-    assert f"{metrics.region_uncertainty_grey['2']:.1f} grey values" in page.text
-    assert len(page.all("figure", "heat")) == 3
+    told = section_data(path)
+    assert told["uncertainty"]["samples"] == 3
+    means = {region["number"]: region["uncertainty"] for region in told["regions"]}
+    assert means == {n: pytest.approx(metrics.region_uncertainty_grey[str(n)], rel=1e-4) for n in (1, 2, 3)}
     assert has_no_request(page, path)
-    crop = (slice(32, 64), slice(52, 84))  # region 2, the square
-    heat_picture = decoded(page.all("img", "exact")[5]["src"])
-    mask = three_holes()[crop]
-    full_scale = dict(label.attrs)["cytomend"]["full_scale"]
-    np.testing.assert_array_equal(heat_picture[mask], heat(deviation[crop][mask] / full_scale))
-    assert (heat_picture[~mask] == heat_picture[~mask][:, :1]).all()  # what was not mended is grey
+    shown = opened(tmp_path / "images" / "uncertainty" / "0" / "0_0.png")
+    mask = three_holes()
+    np.testing.assert_array_equal(
+        shown[mask][:, :3], heat(deviation[mask] / dict(label.attrs)["cytomend"]["full_scale"])
+    )
+    assert (shown[..., 3] == np.where(mask, 255, 0)).all()
     brain = summarise_brain([path.with_name("metrics.json")], [path], tmp_path / "t.tsv", tmp_path / "b.html")
     assert brain.is_file()
     header, row = ((tmp_path / "t.tsv").read_text().splitlines()[i].split("\t") for i in (0, 1))
@@ -352,7 +382,7 @@ def test_what_was_mended_once_says_nothing_of_uncertainty(mended, tmp_path):
     path = mended.report(tmp_path / "index.html")
     page = Page.read(path)
     assert "ncertainty" not in page.text
-    assert not page.all("figure", "heat")
+    assert not (path.with_name("images") / "uncertainty").exists()
     assert SectionMetrics.read(path.with_name("metrics.json")).uncertainty_grey is None
 
 
@@ -364,9 +394,25 @@ def test_the_ramp_grows_ever_lighter_and_ends_where_it_ends():
     assert colours[-1].tolist() == list(RAMP[-1])
 
 
-def test_the_overview_is_never_larger_than_asked(mended, tmp_path):
-    page = Page.read(mended.report(tmp_path / "index.html"))
-    assert decoded(page.all("img")[0]["src"]).shape[:2] == (102, 128)
+@pytest.mark.parametrize("longest_px", [96, 1200])
+def test_an_overview_encloses_every_mended_region_in_orange(mended, longest_px):
+    facts = Plan.read(mended.plan).facts
+    corrected = CorrectedSection.open(mended.corrected, facts)
+    drawn = draw_overview(corrected, facts, longest_px)
+    labels = corrected.read_labels(corrected.whole(0))
+    factor = drawn.shape[0] / labels.shape[0]
+    is_orange = (drawn == MENDED_COLOUR).all(axis=-1)
+    for box in ndimage.find_objects(labels):
+        rows, columns = (slice(int(s.start * factor), int(s.stop * factor) + 1) for s in box)
+        assert is_orange[rows, columns].any()
+    small = Image.fromarray((labels > 0).astype(np.float32)).resize(drawn.shape[1::-1], Image.Resampling.BOX)
+    assert not is_orange[np.asarray(small) == 0].any()
+    assert 0 < is_orange.sum() < is_orange.size / 2
+
+
+def test_the_plain_overview_is_no_larger_than_it_should_be(mended, tmp_path):
+    mended.report(tmp_path / "index.html")
+    assert opened(tmp_path / "images" / "overview.webp").shape[:2] == (160, 200)
 
 
 def test_an_altered_scan_is_refused(mend, tmp_path):
@@ -402,11 +448,10 @@ def test_the_brain_has_a_row_and_a_working_link_for_every_section(mend, tmp_path
     assert [row["height_px"] for row in rows] == ["160", "160"]
     brain = Page.read(out)
     assert has_no_request(brain, out)
-    links = [a["href"] for a in brain.all("a")]
-    assert "../../B07%20%231/report/index.html" in links
-    assert "../metrics.tsv" in links
+    assert linked(out) == ["../../B07%20%231/report/index.html", "../../B08.a%20%231/report/index.html"]
+    assert "../metrics.tsv" in [a.get("href") for a in brain.all("a")]
     assert all(image["loading"] == "lazy" for image in brain.all("img"))
-    assert "6 mended regions" in brain.text
+    assert "Regions mended6 " in brain.text
 
 
 def test_the_brain_refuses_what_does_not_pair(mended, tmp_path):
@@ -424,7 +469,7 @@ def test_the_brain_refuses_what_does_not_pair(mended, tmp_path):
 def test_the_command_line_writes_both_pages_and_finds_sections_by_the_sheet(mended, tmp_path):
     results, brain = tmp_path / "results", tmp_path / "results" / "brain" / "report" / "index.html"
     page = results / "B07" / "report" / "index.html"
-    settings = json.dumps({"overview_px": 128, "context_px": 8, "crop_px": 64, "pictures": 2})
+    settings = json.dumps({**asdict(SHOW), "pictures": 2})
     places = ["--image", str(mended.image), "--plan", str(mended.plan), "--corrected", str(mended.corrected)]
     assert main(["report-section", *places, "--settings", settings, "--out", str(page)]) == 0
     (results / "B07" / "evaluation").mkdir()  # of trials that the section has no more
@@ -440,7 +485,7 @@ def test_the_command_line_writes_both_pages_and_finds_sections_by_the_sheet(mend
         str(results / "brain/evaluation"),
     ]
     assert main(["summarise-brain", *inputs, *outputs]) == 0
-    assert "../../B07/report/index.html" in [a["href"] for a in Page.read(brain).all("a")]
+    assert linked(brain) == ["../../B07/report/index.html"]
     assert (results / "brain/evaluation.manifest.json").is_file()
     (tmp_path / "sections.tsv").write_text("section\timage\nB07\tx\nB08\ty\n")
     assert main(["summarise-brain", *inputs, *outputs]) == 2
@@ -477,19 +522,42 @@ def test_the_brain_says_what_mending_took_and_cost(mended, tmp_path):
 # --- its parts ----------------------------------------------------------------------------------------------------
 
 
+def points(path):
+    """Return the rings of a path of steps, in its units: (n, 2) of (x, y) each."""
+    rings, at = [], np.zeros(2)
+    for ring in path.split("z")[:-1]:
+        steps = np.array(re.findall(r"-?\d+", ring), dtype=float).reshape(-1, 2)
+        rings.append(at + np.cumsum(steps, axis=0))
+        at = rings[-1][0]
+    return rings
+
+
 def test_an_outline_follows_the_pixels_and_closes_at_the_border():
     assert outline(np.zeros((3, 3), dtype=bool)) == ""
-    path = outline(np.ones((2, 3), dtype=bool), origin=(10, 20), scale=2)
-    numbers = np.array(re.findall(r"[\d.]+", path), dtype=float).reshape(-1, 2)
-    assert numbers.min(axis=0).tolist() == [40, 20]
-    assert numbers.max(axis=0).tolist() == [46, 24]
-    assert path.count("Z") == 1
+    (ring,) = points(outline(np.ones((2, 3), dtype=bool), origin=(10, 20), scale=2))
+    assert (ring.min(axis=0) / 2).tolist() == [40, 20]  # half pixels
+    assert (ring.max(axis=0) / 2).tolist() == [46, 24]
 
 
 def test_an_outline_with_a_hole_has_two_rings():
-    ring = np.ones((5, 5), dtype=bool)
-    ring[2, 2] = False
-    assert outline(ring).count("Z") == 2
+    mask = np.ones((5, 5), dtype=bool)
+    mask[2, 2] = False
+    outer, inner = sorted(points(outline(mask)), key=np.ptp, reverse=True)
+    assert (outer.min(), outer.max()) == (0, 10)
+    assert (inner.min(), inner.max()) == (4, 6)
+
+
+def test_a_long_outline_is_drawn_more_simply(mend, monkeypatch):
+    ragged = np.zeros((160, 200), dtype=bool)
+    ragged[40:120, 20:180] = np.random.default_rng(0).random((80, 160)) > 0.4
+    ragged[60:100, 30:170] = True
+    mended = mend(tissue(), ragged)
+    plan = Plan.read(mended.plan)
+    corrected = CorrectedSection.open(mended.corrected, plan.facts)
+    largest = max(region_facts(plan.regions), key=lambda region: region.area_px)
+    whole = region_outline(largest, corrected, plan.facts)
+    monkeypatch.setattr("cytomend.report.outlines.LONGEST_PATH", len(whole) // 2)
+    assert 0 < len(region_outline(largest, corrected, plan.facts)) <= len(whole) // 2
 
 
 @pytest.mark.parametrize(
@@ -504,11 +572,6 @@ def test_a_scale_bar_has_a_round_length(width_um, length_um, text):
 def test_values_beyond_the_range_are_cut_off():
     pixels = np.array([[[0, 100, 150, 200, 65535]]], dtype=np.uint16)
     assert to_display(pixels, (100.0, 200.0)).tolist() == [[0, 0, 128, 255, 255]]
-
-
-def test_an_exact_picture_loses_nothing():
-    image = tissue(3)
-    np.testing.assert_array_equal(decoded(exact_picture(image).uri), image)
 
 
 def test_a_small_picture_is_not_enlarged():
@@ -543,13 +606,6 @@ def dumped(path, profile):
     return page
 
 
-def with_driver(path, out, script):
-    """Copy a page with a second script, which its security policy would rightly refuse."""
-    text = re.sub(r"<meta http-equiv[^>]*>", "", path.read_text(encoding="utf-8"))
-    out.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    return out
-
-
 @needs_chromium
 def test_the_script_of_both_pages_runs_without_error(mend, tmp_path):
     page = mend(tissue(), three_holes(), stain=HOSTILE).report(tmp_path / "index.html")
@@ -558,37 +614,3 @@ def test_the_script_of_both_pages_runs_without_error(mend, tmp_path):
         root = dumped(path, tmp_path / f"profile{number}").all("html")[0]
         assert root.get("data-ready") == "yes"
         assert "data-error" not in root
-
-
-@needs_chromium
-def test_keys_switches_dividers_and_tables_do_what_they_say(mended, tmp_path):
-    page = mended.report(tmp_path / "index.html")
-    driver = """
-      const said = [];
-      const press = (key) => document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
-      const chosen = () => document.querySelector('.card.current').id;
-      press('j'); said.push(chosen());
-      press('j'); said.push(chosen());
-      press('k'); said.push(chosen());
-      press('o'); said.push(document.documentElement.className);
-      press('t'); said.push(document.documentElement.className);
-      press('b'); said.push(document.querySelector('.curtain').style.getPropertyValue('--at'));
-      press('b'); said.push(document.querySelector('.curtain').style.getPropertyValue('--at'));
-      const head = document.querySelectorAll('th button')[1];
-      head.click(); said.push([...document.querySelectorAll('tbody tr[id]')].map((row) => row.id).join(' '));
-      head.click(); said.push([...document.querySelectorAll('tbody tr[id]')].map((row) => row.id).join(' '));
-      document.documentElement.dataset.said = said.join('|');
-    """
-    root = dumped(with_driver(page, tmp_path / "driven.html", driver), tmp_path / "profile").all("html")[0]
-    assert root.get("data-error") is None
-    assert root["data-said"].split("|") == [
-        "region-3",
-        "region-2",
-        "region-3",
-        "",
-        "show-tint",
-        "0%",
-        "100%",
-        "row-1 row-2 row-3",
-        "row-3 row-2 row-1",
-    ]

@@ -62,7 +62,7 @@ class Lab:
         self.config = {
             "mend": {"model": "data/model.safetensors", "steps": 3},
             "pyramid": {"chunk_px": 64, "shard_px": 128},
-            "report": {"overview_px": 128},
+            "report": {"overview_px": 128, "segmenter": "classical"},
             "evaluate": {
                 "trials": 2,
                 "windows": 1,
@@ -305,6 +305,30 @@ def delete(place: str) -> Callable[[Lab], None]:
     return change
 
 
+def decide(section: str, *rows: dict[str, str], name: str = "decisions.tsv") -> Callable[[Lab], None]:
+    """Return a change that puts decisions about the first region of a section into a table, and names it."""
+
+    def change(lab: Lab) -> None:
+        first = pd.read_parquet(lab.folder / "results" / section / "plan" / "regions.parquet").iloc[0]
+        sides = {side: str(first[side]) for side in ("region", "y0_px", "x0_px", "y1_px", "x1_px", "area_px")}
+        usual = {"section": section, **sides, "decision": "leave", "comment": "", "who": "Anna", "when": "2026-07-01"}
+        path = lab.folder / "config" / name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(usual), delimiter="\t")
+            table.writeheader()
+            table.writerows({**usual, **row} for row in rows or [{}])
+        lab.config["decisions"] = "config/" + name.split("/")[0]
+        lab.write()
+
+    return change
+
+
+def no_table(lab: Lab) -> None:
+    lab.config["decisions"] = None
+    lab.write()
+
+
 BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING}
 
 
@@ -392,6 +416,29 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING
         ),
         pytest.param(
             delete("results/right/report/index.html"), {"report_section right", "summarise_brain"}, id="a deleted page"
+        ),
+        pytest.param(no_table, set(), id="no table of decisions"),
+        pytest.param(decide("left"), jobs("left", "plan_section"), id="a region that is left redoes its section alone"),
+        pytest.param(
+            decide("left", {"decision": "redraw"}, name="decisions/anna.tsv"),
+            jobs("left", "plan_section"),
+            id="a region that is drawn again redoes its section alone",
+        ),
+        pytest.param(
+            decide("right", {"decision": "accept"}), {"report_section right", "summarise_brain"}, id="an acceptance"
+        ),
+        pytest.param(
+            decide("left", {"decision": "", "comment": "dark"}),
+            {"report_section left", "summarise_brain"},
+            id="a comment redoes a page and the summary",
+        ),
+        pytest.param(
+            decide("left", {}, {"decision": "accept", "when": "2026-07-02"}),
+            {"report_section left", "summarise_brain"},
+            id="a decision that was overruled",
+        ),
+        pytest.param(
+            decide("left", {"section": "elsewhere"}), set(), id="decisions about a section that is not in the sheet"
         ),
     ],
 )

@@ -21,6 +21,7 @@ LIBRARY = str(Path(workflow.basedir) / "workflow" / "lib")
 sys.path.insert(0, LIBRARY)
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(LIBRARY)}; ")
 
+from cytomend.decisions import decisions_key
 from cytomend.diffusion.record import checkpoint_hash
 from cytomend.errors import InputError
 from cytomend.evaluation.parts import identities
@@ -33,7 +34,7 @@ from cytomend.needs import (
     evaluate_request,
     mend_request,
     plan_request,
-    stream_request,
+    report_request,
     trials_request,
 )
 from cytomend.settings import checked, key, one_line
@@ -75,6 +76,9 @@ try:
     SAMPLER_PARTS = identities(CONFIG["evaluate"], ["samplers"])
     EVALUATION_PARTS = identities(
         CONFIG["evaluate"], ["segmenters", "classifier", "fillers"]
+    )
+    SHOWN_SEGMENTER = identities(
+        {"segmenters": [CONFIG["report"]["segmenter"]]}, ["segmenters"], "report"
     )
     MODELS = {section.model for section in SECTIONS.values()}
     CHECKPOINTS = {model: checkpoint_hash(model) for model in MODELS}
@@ -120,6 +124,18 @@ def model(wildcards):
 def editions_of(wildcards):
     """Which states of scan and mask are planned, as one string."""
     return one_line(EDITIONS[wildcards.section])
+
+
+def decisions_option(wildcards):
+    """How a page is told of the decisions about it, if there are any: by their file, for which a command line is too short."""
+    if not SECTIONS[wildcards.section].decisions:
+        return []
+    return [f"--decisions={CONFIG['decisions']}"]
+
+
+def decided(wildcards):
+    """What reviewers said of this section, remarks included, as one string."""
+    return decisions_key(SECTIONS[wildcards.section].decisions)
 
 
 def checkpoint(wildcards):
@@ -295,7 +311,7 @@ def blend_asks(wildcards):
 
 def report_asks(wildcards):
     """What the page of a section asks for."""
-    return stream_request(needs(wildcards))
+    return report_request(needs(wildcards))
 
 
 def memory(asks):

@@ -1,7 +1,34 @@
 """Show what was done.
 
-Reads scan, plan and corrected pyramid; writes one page a section that opens from disk, its metrics, and the page and table of all sections.
+Reads scan, plan and corrected pyramid; writes one page a section that opens from disk, with tiles to zoom into beside it, its metrics, and the page and table
+of all sections.
+What is marked with report() comes into the archive of a run, snakemake --report.
 """
+
+import mimetypes
+
+
+report: "../report/workflow.rst"
+
+
+# As far as a machine's own list lacks it, an archive would show pictures as text.
+mimetypes.add_type("image/webp", ".webp")
+
+# An archive (--report) holds all its pictures in one file, so that of a brain it shows the table and the evaluation only.
+ARCHIVED_SECTIONS = 50
+
+
+def archived(images):
+    """Pictures of sections, marked for the archive of a run if it can hold them all."""
+    if len(SECTIONS) > ARCHIVED_SECTIONS:
+        return images
+    return report(
+        images,
+        patterns=["{picture,overview}.webp"],
+        caption="../report/overview.rst",
+        category="Sections",
+        labels={"section": "{section}", "shows": "the mended section"},
+    )
 
 
 rule report_section:
@@ -14,6 +41,8 @@ rule report_section:
     output:
         page="results/{section}/report/index.html",
         metrics="results/{section}/report/metrics.json",
+        images=archived(directory("results/{section}/report/images")),
+        manifest="results/{section}/report/images.manifest.json",
     log:
         "logs/report_section/{section}.log",
     benchmark:
@@ -28,14 +57,27 @@ rule report_section:
         upstream=blend_key,
         evaluated=evaluate_key,
         evaluation=evaluation_option,
+        decisions=decisions_option,
+        decided=decided,
         settings=one_line(CONFIG["report"]),
         code=fingerprint("cytomend.stages.report_section"),
+        segmenter=SHOWN_SEGMENTER,
         templates=templates(
-            "section.html.j2", "evaluation.html.j2", "page.css", "page.js"
+            "section.html.j2",
+            "evaluation.html.j2",
+            "decision.html.j2",
+            "decisions.html.j2",
+            "page.css",
+            "viewer.css",
+            "decisions.css",
+            "viewer.js",
+            "decisions.js",
+            "vendor/openseadragon/openseadragon.min.js",
         ),
     shell:
         "python -m cytomend report-section --image={input.image:q} --plan results/{wildcards.section}/plan"
-        " --corrected results/{wildcards.section}/corrected.ome.zarr {params.evaluation:q}"
+        " --corrected results/{wildcards.section}/corrected.ome.zarr {params.evaluation:q} {params.decisions:q}"
+        " --benchmarks benchmarks"
         " --settings {params.settings:q} --after {params.upstream} --out {output.page:q} &> {log:q}"
 
 
@@ -49,9 +91,20 @@ rule summarise_brain:
             "results/{section}/evaluation.manifest.json", section=sorted(EVALUATED)
         ),
     output:
-        table="results/brain/metrics.tsv",
+        table=report(
+            "results/brain/metrics.tsv",
+            caption="../report/metrics.rst",
+            category="Sections",
+            labels={"section": "all sections", "shows": "the table of numbers"},
+        ),
         page="results/brain/report/index.html",
-        evaluation=directory("results/brain/evaluation"),
+        evaluation=report(
+            directory("results/brain/evaluation"),
+            patterns=["figures/{figure}.svg"],
+            caption="../report/evaluation.rst",
+            category="Evaluation",
+            labels={"figure": "{figure}"},
+        ),
         manifest="results/brain/evaluation.manifest.json",
     log:
         "logs/summarise_brain.log",
@@ -68,7 +121,11 @@ rule summarise_brain:
         settings=one_line(CONFIG["brain"]),
         code=fingerprint("cytomend.stages.summarise_brain"),
         templates=templates(
-            "brain.html.j2", "evaluation.html.j2", "page.css", "page.js"
+            "brain.html.j2",
+            "evaluation.html.j2",
+            "page.css",
+            "brain.css",
+            "brain.js",
         ),
     shell:
         "python -m cytomend summarise-brain --sheet={params.sheet:q} --results results --benchmarks benchmarks"

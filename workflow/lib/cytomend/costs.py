@@ -48,6 +48,11 @@ def hours_of(benchmark: Path, gpus: int) -> Hours:
     return Hours(cpu=sum(wall if own is None else own for wall, own in zip(elapsed, busy, strict=True)) / HOUR_S)
 
 
+def elapsed_s(benchmark: Path) -> float | None:
+    """Return the seconds that a job took; None if its benchmark is missing or unfinished."""
+    return hours_of(benchmark, 1).gpu * HOUR_S or None
+
+
 def section_hours(section: str, shards: int, results: Path, benchmarks: Path) -> Hours:
     """Return what mending the regions and trials of a section took, as far as the jobs have finished.
 

@@ -36,6 +36,10 @@ TRIAL_SECONDS, TRIAL_MB = 10, 2
 """What looking at a trial takes, with two segmenters and a classifier, on a slow node; two cores took 2 s."""
 
 
+REVIEW_SECONDS = 0.2
+"""What checking the cells of a region takes for each of its windows, on a slow node; a core took a fifth of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """A section as far as a machine must know it; ``windows`` of all regions and samples, by shard.
@@ -116,6 +120,12 @@ def evaluate_request(settings: Mapping[str, Any]) -> Request:
 def stream_request(needs: Needs | None) -> Request:
     """Return what a stage asks for that reads the section once through."""
     return Request(4000, 30 + (needs.pixels // SLOWEST_STREAM_PX // 60 if needs else 0))
+
+
+def report_request(needs: Needs | None) -> Request:
+    """Return what a section's page asks for: a stream, and looking at each region and the tissue around it."""
+    windows = sum(needs.windows) if needs else 0
+    return Request(4000, stream_request(needs).runtime + int(windows * REVIEW_SECONDS / 60))
 
 
 def blend_request(needs: Needs | None, shard_px: int) -> Request:

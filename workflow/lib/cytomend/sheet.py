@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cytomend.decisions import Decision, changes, read_decisions
 from cytomend.diffusion.record import ModelSettings, load_settings
 from cytomend.errors import InputError
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
+
+log = logging.getLogger(__name__)
 
 PIXEL_SIZE_TOLERANCE = 1.25
 """A model is not asked to draw cells of another scale than this factor."""
@@ -44,6 +48,7 @@ class SectionSettings:
     evaluate: Record
     truth: Path | None = None
     cells: Path | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def planned_files(self) -> dict[str, Path]:
@@ -78,7 +83,20 @@ def read_sheet(path: Path, config: Record, only: Collection[str] | None = None) 
             f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
         )
     models = cache(_model)
-    sections = {row["section"]: settings_of(row, config, where, models) for where, row in checked_rows(path, only)}
+    decided = read_decisions(config["decisions"] and Path(config["decisions"]), only)
+    sections = {
+        row["section"]: settings_of(row, config, where, models, decided.get(row["section"], ()))
+        for where, row in checked_rows(path, only)
+    }
+    # No error: a sheet often holds a part of the brain, and its reviewers decide of all of it.
+    if only is None and (others := sorted(set(decided) - set(sections))):
+        log.warning(
+            "%s: decisions about %d sections that are not in %s are not used: %s",
+            config["decisions"],
+            len(others),
+            path,
+            ", ".join(others[:12]) + (" and others" if len(others) > 12 else ""),
+        )
     if not sections and only is None:
         raise InputError(f"{path}: no section in it; expected a header and one row a section")
     return sections
@@ -141,7 +159,11 @@ def _model(name: str) -> tuple[Path, ModelSettings]:
 
 
 def settings_of(
-    row: Record, config: Record, where: str, models: Callable[[str], tuple[Path, ModelSettings]] = _model
+    row: Record,
+    config: Record,
+    where: str,
+    models: Callable[[str], tuple[Path, ModelSettings]] = _model,
+    decisions: tuple[Decision, ...] = (),
 ) -> SectionSettings:
     """Join a checked row with a checked configuration; ``models`` finds the model of a name.
 
@@ -180,6 +202,7 @@ def settings_of(
             "shards": row["shards"],
             "samples": config["mend"]["samples"],
             **_window(record, config["mend"]["stride_px"], where),
+            "decisions": changes(decisions),
         },
         mend={
             "sampler": sampler,
@@ -199,6 +222,7 @@ def settings_of(
         evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers")},
         truth=Path(row["truth"]) if row["truth"] else None,
         cells=Path(row["cells"]) if row["cells"] else None,
+        decisions=decisions,
     )
 
 

@@ -23,20 +23,26 @@ BUILT_IN = {
 TAKES_FILES = ("segmenters", "classifier")
 
 
-def identities(evaluate: Record, parts: Iterable[str] = BUILT_IN) -> dict[str, str]:
+def identities(evaluate: Record, parts: Iterable[str] = BUILT_IN, block: str = "evaluate") -> dict[str, str]:
     """Return the identity of every checkpoint and plug-in that an evaluation uses, by name.
 
     Parameters
     ----------
     evaluate : the block ``evaluate`` of the configuration
     parts : its entries to look at
+    block : name of the block, for errors
 
     Raises
     ------
     InputError
         If a name is unknown, or a file or module is missing.
     """
-    return {name: identity for part in parts for name in _names(evaluate, part) if (identity := _identity(part, name))}
+    return {
+        name: identity
+        for part in parts
+        for name in _names(evaluate, part)
+        if (identity := _identity(part, name, block))
+    }
 
 
 def _names(evaluate: Record, part: str) -> Iterator[str]:
@@ -44,7 +50,7 @@ def _names(evaluate: Record, part: str) -> Iterator[str]:
     yield from [named] if isinstance(named, str) else named or []
 
 
-def _identity(part: str, name: str) -> str:
+def _identity(part: str, name: str, block: str) -> str:
     """Return the hash of what a name stands for; empty for what is part of the code."""
     if name in BUNDLED:
         return _hash(BUNDLED[name])
@@ -57,7 +63,7 @@ def _identity(part: str, name: str) -> str:
         return source_hash(name)
     files = ", the path of a checkpoint" if part in TAKES_FILES else ""
     raise InputError(
-        f"evaluate.{part}: {name!r} is none of {', '.join(BUILT_IN[part])}{files}, or package.module:name of your own"
+        f"{block}.{part}: {name!r} is none of {', '.join(BUILT_IN[part])}{files}, or package.module:name of your own"
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,34 @@ from cytomend.values import ValueRange
 
 
 @dataclass(frozen=True, slots=True)
+class LeftRegion:
+    """A region that stays as it was scanned: its number, its box, its pixels, its centre in µm."""
+
+    number: int
+    box: Box
+    area_px: int
+    y_um: float
+    x_um: float
+
+    @classmethod
+    def of(cls, region: Region, pixel_size_um: float) -> Self:
+        """Return a region that was found."""
+        y_um, x_um = ((centre + 0.5) * pixel_size_um for centre in region.centre_px)
+        return cls(region.number, region.box, region.area_px, y_um, x_um)
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> Self:
+        """Return the region of a plain record."""
+        return cls(**{**record, "box": Box(**record["box"])})
+
+
+@dataclass(frozen=True, slots=True)
 class SectionFacts:
     """What every later stage must know of a section.
 
     ``source_blake2b`` identifies the scan, ``mask_blake2b`` the grown mask.
-    Every region is mended ``samples`` times, each with noise of its own.
+    Every region is mended ``samples`` times, each with noise of its own. ``masked_px`` and ``mask_blake2b`` are of what
+    is mended; ``left`` are the regions that stay as they were scanned, because a reviewer said so.
     """
 
     section: str
@@ -44,11 +68,17 @@ class SectionFacts:
     mask_blake2b: str
     samples: int = 1
     warnings: tuple[str, ...] = ()
+    left: tuple[LeftRegion, ...] = ()
 
     @property
     def lattice(self) -> Lattice:
         """The lattice of windows."""
         return Lattice(self.window_px, self.stride_px)
+
+
+def without(labels: NDArray[np.uint32], numbers: Sequence[int]) -> NDArray[np.uint32]:
+    """Return labels with some numbers replaced by 0."""
+    return np.where(np.isin(labels, numbers), np.uint32(0), labels) if len(numbers) else labels
 
 
 def pack(costs: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
@@ -61,8 +91,14 @@ def pack(costs: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
     return shard_of
 
 
-def tables(regions: list[Region], facts: SectionFacts) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the tables of regions and of windows; columns in the docstring of `cytomend.stages.plan_section`."""
+def tables(
+    regions: list[Region], facts: SectionFacts, draws: Mapping[int, int] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of regions and of windows; columns in the docstring of `cytomend.stages.plan_section`.
+
+    ``draws`` says of regions, by number, how often they are drawn again.
+    """
+    draws = draws or {}
     windows = [facts.lattice.windows_over(region.cells) for region in regions]
     shard_of = pack(np.array([len(w) for w in windows], dtype=np.int64), facts.shards)
     height, width = facts.shape
@@ -83,11 +119,12 @@ def tables(regions: list[Region], facts: SectionFacts) -> tuple[pd.DataFrame, pd
             or region.box.x0 == 0
             or region.box.y1 == height
             or region.box.x1 == width,
+            "draw": draws.get(region.number, 0),
         }
         for region, its_windows, shard in zip(regions, windows, shard_of, strict=True)
     ]
     types = {
-        **dict.fromkeys(("region", "shard", "y0_px", "x0_px", "y1_px", "x1_px", "area_px", "windows"), "int64"),
+        **dict.fromkeys(("region", "shard", "y0_px", "x0_px", "y1_px", "x1_px", "area_px", "windows", "draw"), "int64"),
         **dict.fromkeys(("y_um", "x_um", "area_um2"), "float64"),
         "touches_border": "bool",
     }
@@ -104,6 +141,7 @@ def tables(regions: list[Region], facts: SectionFacts) -> tuple[pd.DataFrame, pd
         "area_um2",
         "windows",
         "touches_border",
+        "draw",
     ]
     numbers = np.repeat([region.number for region in regions], [len(w) for w in windows]).astype(np.int64)
     places = np.concatenate([np.zeros((0, 2), dtype=np.int64), *windows])
@@ -128,7 +166,11 @@ class PlannedMask:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan read back from its folder. ``labels`` (H, W) uint32 holds region numbers, read lazily."""
+    """A plan read back from its folder.
+
+    ``labels`` (H, W) uint32 holds the numbers of all regions, read lazily: also of those that are left as scanned,
+    whose pixels are artefacts still and tell their neighbours nothing. Only `mended` leaves them out.
+    """
 
     facts: SectionFacts
     regions: pd.DataFrame
@@ -139,6 +181,10 @@ class Plan:
     def mask(self) -> PlannedMask:
         """The grown mask."""
         return PlannedMask(self.facts.shape, self.labels)
+
+    def mended(self, box: Box) -> NDArray[np.uint32]:
+        """Return the region number of each pixel that is mended, 0 elsewhere, of a box inside the section, (h, w)."""
+        return without(np.asarray(self.labels[box.slices]), [region.number for region in self.facts.left])
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
@@ -152,8 +198,9 @@ class Plan:
         try:
             record: dict[str, Any] = json.loads((folder / "section.json").read_text(encoding="utf-8"))
             tuples = {key: tuple(record[key]) for key in ("shape", "value_range", "warnings")}
+            left = tuple(LeftRegion.read(region) for region in record["left"])
             return cls(
-                SectionFacts(**{**record, **tuples}),
+                SectionFacts(**{**record, **tuples, "left": left}),
                 pd.read_parquet(folder / "regions.parquet"),
                 pd.read_parquet(folder / "windows.parquet"),
                 zarr.open_array(folder / "labels.zarr", mode="r"),

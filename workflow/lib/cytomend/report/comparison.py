@@ -1,88 +1,38 @@
-"""One region before and after, at full resolution, pixel for pixel."""
+"""One region before and after, pixel for pixel, as two plain pictures: for a slide, or where there is no viewer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-from cytomend.errors import InputError
 from cytomend.geometry import Box
-from cytomend.heat import heat
 from cytomend.regions.plan import SectionFacts
 from cytomend.report.corrected import CorrectedSection
-from cytomend.report.outlines import outline
-from cytomend.report.overview import at_level
-from cytomend.report.pictures import Picture, exact_picture, to_display
+from cytomend.report.outlines import at_level
+from cytomend.report.pictures import to_display
 from cytomend.report.regions import RegionFacts
-from cytomend.report.scale import ScaleBar, scale_bar
 from cytomend.storage.images import SectionImage
 
 SEARCHED_PX = 512
-COMFORTABLE_PX = 360
-LARGEST_ZOOM = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A region before and after.
-
-    Attributes
-    ----------
-    region : its facts
-    crop : what is shown, in pixels of the scan
-    before, after : the scan and the corrected section there
-    heat : the uncertainty of the mended pixels there, None where the section was mended once
-    own, others : outlines of this region's mended pixels, and of other regions', in pixels of the crop
-    shows_all : whether the whole region is in the crop
-    scale_bar : of the crop
-    zoom : how many times enlarged a small crop is shown
-    """
-
-    region: RegionFacts
-    crop: Box
-    before: Picture
-    after: Picture
-    heat: Picture | None
-    own: str
-    others: str
-    shows_all: bool
-    scale_bar: ScaleBar
-    zoom: int
-
-
-def compare(
+def write_pictures(
     region: RegionFacts,
     image: SectionImage,
     corrected: CorrectedSection,
     facts: SectionFacts,
+    folder: Path,
     *,
     context_px: int,
     crop_px: int,
-) -> Comparison:
-    """Cut a region with its context out of the scan and of the corrected section.
-
-    Raises
-    ------
-    InputError
-        If the two differ where nothing was mended: the scan is not the one that was mended.
-    """
+) -> None:
+    """Write ``NUMBER-before.png`` and ``NUMBER-after.png`` of a region with its context; see `choose_crop`."""
+    folder.mkdir(parents=True, exist_ok=True)
     crop = choose_crop(region, corrected, facts.shape, context_px=context_px, crop_px=crop_px)
-    before, after, numbers = image.read(crop), corrected.read(crop), corrected.read_labels(crop)
-    _require_untouched(before, after, numbers, image, crop)
-    return Comparison(
-        region=region,
-        crop=crop,
-        before=exact_picture(to_display(before, facts.value_range)),
-        after=exact_picture(to_display(after, facts.value_range)),
-        heat=_heat(corrected, crop, to_display(after, facts.value_range), numbers),
-        own=outline(numbers == region.number),
-        others=outline((numbers > 0) & (numbers != region.number)),
-        shows_all=region.box.intersect(crop) == region.box,
-        scale_bar=scale_bar(crop.shape[1] * facts.pixel_size_um),
-        zoom=max(1, min(LARGEST_ZOOM, COMFORTABLE_PX // max(crop.shape))),
-    )
+    for name, pixels in (("before", image.read(crop)), ("after", corrected.read(crop))):
+        Image.fromarray(to_display(pixels, facts.value_range)).save(folder / f"{region.number}-{name}.png")
 
 
 def choose_crop(
@@ -99,19 +49,6 @@ def choose_crop(
     y0, y1 = _part(wanted.y0, wanted.y1, middle[0], crop_px)
     x0, x1 = _part(wanted.x0, wanted.x1, middle[1], crop_px)
     return Box(y0, x0, y1, x1)
-
-
-def _heat(
-    corrected: CorrectedSection, crop: Box, image: NDArray[np.uint8], numbers: NDArray[np.uint32]
-) -> Picture | None:
-    """Draw the uncertainty of mended pixels in colour, in the midst of grey tissue."""
-    uncertainty = corrected.uncertainty
-    if uncertainty is None:
-        return None
-    grey = image if image.ndim == 2 else np.rint(image.mean(axis=-1)).astype(np.uint8)
-    deviation = np.asarray(uncertainty.deviation[crop.slices])
-    mended = (numbers > 0)[..., np.newaxis]
-    return exact_picture(np.where(mended, heat(deviation / uncertainty.full_scale), grey[..., np.newaxis]))
 
 
 def _middle(region: RegionFacts, corrected: CorrectedSection) -> tuple[int, int]:
@@ -133,19 +70,3 @@ def _part(start: int, stop: int, middle: int, longest: int) -> tuple[int, int]:
     length = min(longest, stop - start)
     first = min(max(middle - length // 2, start), stop - length)
     return first, first + length
-
-
-def _require_untouched(
-    before: NDArray[np.generic],
-    after: NDArray[np.generic],
-    numbers: NDArray[np.uint32],
-    image: SectionImage,
-    crop: Box,
-) -> None:
-    altered = int(((before != after).any(axis=0) & (numbers == 0)).sum())
-    if altered:
-        raise InputError(
-            f"{image.path}: expected the scan that was mended, found {altered} px outside the mask that "
-            f"differ from the corrected section at y {crop.y0}-{crop.y1}, x {crop.x0}-{crop.x1}; "
-            "run `cytomend blend-section` again"
-        )

@@ -22,14 +22,14 @@ class Uncertainty:
 
     Attributes
     ----------
-    deviation : (H, W), standard deviation in grey values, 0 where nothing was mended
+    levels : (H, W), standard deviation in grey values, 0 where nothing was mended; each level half the one before
     samples : how often each region was mended
     mean : over all mended pixels, in grey values
     regions : mean over the pixels of each region, by its number
     full_scale : deviation at the upper end of the colours
     """
 
-    deviation: zarr.Array[Any]
+    levels: tuple[zarr.Array[Any], ...]
     samples: int
     mean: float
     regions: dict[int, float]
@@ -104,7 +104,7 @@ def _uncertainty(path: Path) -> Uncertainty:
     record: dict[str, Any] = group.attrs.asdict()
     said = record["cytomend"]
     regions = {int(number): float(mean) for number, mean in said["regions"].items()}
-    return Uncertainty(_levels(group)[0], int(said["samples"]), float(said["mean"]), regions, float(said["full_scale"]))
+    return Uncertainty(_levels(group), int(said["samples"]), float(said["mean"]), regions, float(said["full_scale"]))
 
 
 def _levels(group: zarr.Group) -> tuple[zarr.Array[Any], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +70,12 @@ class FillerLine(NamedTuple):
 
 
 class EvaluationFigure(NamedTuple):
-    """A figure as a page embeds it, and the address of its file."""
+    """A figure as a page shows it, by its address there, and the address of its file among the results."""
 
     name: str
     title: str
     caption: str
-    uri: str
+    src: str
     href: str
 
 
@@ -101,8 +100,14 @@ class EvaluationShown:
     folder: str
 
     @classmethod
-    def read(cls, folder: Path, page: Path) -> Self:
+    def read(cls, folder: Path, page: Path, beside: Path | None = None) -> Self:
         """Read what `evaluate_section` or `summarise_brain` wrote, to be shown on a page.
+
+        Parameters
+        ----------
+        folder : of the evaluation
+        page : on which it is shown
+        beside : folder beside the page that holds copies of the figures; without one, its own are shown
 
         Raises
         ------
@@ -122,7 +127,7 @@ class EvaluationShown:
                 for kind, reference in ((INTACT, "original"), (ARTEFACT, "original"), (ARTEFACT, "truth"))
                 if (lines := _lines(shown, classes, kind, reference))
             ],
-            figures=_figures(folder, page),
+            figures=_figures(folder, page, beside),
             folder=link(folder, page),
         )
 
@@ -154,7 +159,7 @@ def _lines(summary: pd.DataFrame, classes: pd.DataFrame, kind: str, reference: s
     return lines
 
 
-def _figures(folder: Path, page: Path) -> list[EvaluationFigure]:
+def _figures(folder: Path, page: Path, beside: Path | None) -> list[EvaluationFigure]:
     place = folder / FIGURES
     try:
         captions: dict[str, str] = json.loads((place / CAPTIONS).read_text(encoding="utf-8"))
@@ -163,7 +168,7 @@ def _figures(folder: Path, page: Path) -> list[EvaluationFigure]:
                 name,
                 TITLES.get(name, name),
                 caption,
-                "data:image/svg+xml;base64," + base64.b64encode((place / f"{name}.svg").read_bytes()).decode("ascii"),
+                link((beside or place) / f"{name}.svg", page),
                 link(place / f"{name}.svg", page),
             )
             for name, caption in captions.items()

@@ -10,6 +10,7 @@ from typing import Any, Self
 from cytomend.errors import InputError
 from cytomend.regions.plan import SectionFacts
 from cytomend.report.corrected import CorrectedSection
+from cytomend.report.decisions import DecisionsShown
 from cytomend.report.regions import RegionFacts
 
 
@@ -49,7 +50,17 @@ class SectionMetrics:
     cytomend: str
     evaluated: bool
     warnings: tuple[str, ...]
-    thumbnail: str
+    flagged: int
+    regions_accepted: int
+    regions_left: int
+    regions_redrawn: int
+    regions_undecided: int
+    reviewed_until: dict[str, str]
+
+    @property
+    def regions_to_review(self) -> int:
+        """Regions that wait for a look: nothing was decided of them, or they were drawn again since."""
+        return self.regions_undecided + self.regions_redrawn
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -96,11 +107,20 @@ def measure(
     regions: list[RegionFacts],
     corrected: CorrectedSection,
     warnings: tuple[str, ...],
-    thumbnail: str,
+    said: DecisionsShown,
     *,
+    flagged: int,
     evaluated: bool,
 ) -> SectionMetrics:
     """Return the numbers of a section.
+
+    Parameters
+    ----------
+    facts, regions, corrected : what was planned and mended
+    warnings : sentences
+    said : what reviewers decided
+    flagged : regions that look wrong
+    evaluated : whether the section has an evaluation
 
     Raises
     ------
@@ -136,6 +156,8 @@ def measure(
         mask_blake2b=facts.mask_blake2b,
         evaluated=evaluated,
         warnings=warnings,
-        thumbnail=thumbnail,
-        **{key: provenance[key] for key in MADE_BY},
+        flagged=flagged,
+        # The earliest rows come first.
+        reviewed_until={row["who"]: row["when"] for row in said.record["rows"]},
+        **{key: provenance[key] for key in MADE_BY} | said.counts,
     )

@@ -1,12 +1,10 @@
-"""Pages: a template of ``workflow/report`` filled in and written as one file that needs nothing else.
+"""Pages: a template of ``workflow/report`` filled in and written as one file.
 
-Everything that is filled in is escaped, and the page allows no script but its own: a name made of HTML stays text.
+Everything that is filled in is escaped: a name made of HTML stays text.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +15,6 @@ from cytomend.places import TEMPLATES
 from cytomend.storage.publish import write_whole
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
-SCRIPT = "page.js"
 MM2_UM2 = 1e6
 SMALLEST_IN_MM2 = 0.01
 
@@ -42,8 +39,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(grouped=grouped, decimals=decimals, percent=percent, area=area, listed=listed)
-    script = environment.get_template(SCRIPT).render()
-    environment.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment
 
 

@@ -1,10 +1,6 @@
-"""Pixels as a browser shows them: grey values on the display's scale, and pictures that travel inside a page."""
+"""Pixels as a browser shows them: grey values on the display's scale, and small enough."""
 
 from __future__ import annotations
-
-import base64
-import io
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +9,7 @@ from PIL import Image
 from cytomend.values import ValueRange
 
 PREVIEW_QUALITY = 82
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An encoded picture: its ``data:`` address and its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
+"""Of WebP for overviews, which are reduced anyway: a loss that the eye does not see."""
 
 
 def to_display(pixels: NDArray[np.generic], value_range: ValueRange) -> NDArray[np.uint8]:
@@ -53,25 +41,3 @@ def fitted(image: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
         return image
     size = max(1, round(width * factor)), max(1, round(height * factor))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.HAMMING))
-
-
-def exact_picture(image: NDArray[np.uint8]) -> Picture:
-    """Return the picture without any loss, as PNG or WebP, whichever is smaller."""
-    png, webp = _encoded(image, "PNG"), _encoded(image, "WEBP", lossless=True, method=3)
-    return _picture(image, *(("webp", webp) if len(webp) < len(png) else ("png", png)))
-
-
-def preview_picture(image: NDArray[np.uint8]) -> Picture:
-    """Return the picture as WebP with a loss that the eye does not see; for overviews, which are reduced anyway."""
-    return _picture(image, "webp", _encoded(image, "WEBP", quality=PREVIEW_QUALITY))
-
-
-def _encoded(image: NDArray[np.uint8], kind: str, **options: bool | int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind, **options)
-    return file.getvalue()
-
-
-def _picture(image: NDArray[np.uint8], kind: str, data: bytes) -> Picture:
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return Picture(uri, width=image.shape[1], height=image.shape[0])

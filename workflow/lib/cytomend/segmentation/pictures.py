@@ -23,6 +23,7 @@ from skimage.transform import resize
 
 from cytomend.errors import InputError
 from cytomend.phantom import render_tissue
+from cytomend.segmentation.luminance import LUMINANCE
 from cytomend.segmentation.polygons import Points, clipped
 from cytomend.segmentation.table import label_contours
 from cytomend.values import to_model
@@ -34,8 +35,6 @@ Floats = NDArray[np.float32]
 FRAME_PX = 24
 """The rim of a phantom that no view shows: cells beyond its edge reach into it and are not listed."""
 CACHED = 2000
-LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue (Rec. 601)."""
 
 
 @dataclass(frozen=True, slots=True)

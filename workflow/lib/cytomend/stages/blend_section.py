@@ -3,7 +3,8 @@
 Streams the source once into an OME-Zarr 0.5 image (Zarr v3, sharded): levels ``0``, ``1``, ..., each the rounded 2 x
 mean of the one below, axes (y, x) or (c, y, x), scales in µm; ``labels/mended`` holds the region number of every
 generated pixel and 0 elsewhere. The attributes under ``cytomend`` say what was mended, by which model, from which
-source and mask.
+source and mask; ``left_regions`` lists the numbers of regions that reviewers left as scanned, and ``redrawn`` says by
+number how often others were drawn again.
 
 Where regions were mended more than once, ``labels/uncertainty`` holds, in the scanner's dtype, the standard deviation
 of every generated pixel over the samples, in grey values, and 0 elsewhere. Its attributes under ``cytomend``:
@@ -184,14 +185,14 @@ class _Corrected:
     def __iter__(self) -> Iterator[tuple[Box, NDArray[Any]]]:
         for box in shard_boxes(self.plan.facts.shape, self.grid):
             pixels = np.array(self.image.read(box))
-            labels = np.asarray(self.plan.labels[box.slices])
+            labels = self.plan.mended(box)
             if labels.any():
                 self.pasted += self.cells.paste(pixels, labels, box)
             yield box, pixels if self.image.channels > 1 else pixels[0]
 
 
 def _label_boxes(plan: Plan, grid: Grid) -> Iterator[tuple[Box, NDArray[Any]]]:
-    return ((box, np.asarray(plan.labels[box.slices])) for box in shard_boxes(plan.facts.shape, grid))
+    return ((box, plan.mended(box)) for box in shard_boxes(plan.facts.shape, grid))
 
 
 class _Deviations:
@@ -306,6 +307,12 @@ def provenance(plan: Plan, stores: list[zarr.Group]) -> dict[str, Any]:
         "value_range": list(facts.value_range),
         "regions": len(plan.regions),
         "mended_px": facts.masked_px,
+        "left_regions": [region.number for region in facts.left],
+        "redrawn": {
+            str(number): int(draw)
+            for number, draw in zip(plan.regions["region"], plan.regions["draw"], strict=True)
+            if draw
+        },
     }
 
 

@@ -28,6 +28,9 @@ from cytomend.values import from_model, to_model
 
 log = logging.getLogger(__name__)
 
+MOST_SAMPLES = 64
+"""Samples of a drawing, at most; see ``mend.samples`` of ``workflow/schemas/config.schema.yaml``."""
+
 NAMED = 12
 """Regions that a line of the log names."""
 
@@ -76,6 +79,9 @@ class GroupMender:
             number: plan.windows.loc[rows, ["row", "column"]].to_numpy()
             for number, rows in plan.windows.groupby("region").groups.items()
         }
+        self.draws: dict[int, int] = dict(
+            zip(plan.regions["region"].tolist(), plan.regions["draw"].tolist(), strict=True)
+        )
         self.unfinished: dict[int, tuple[NDArray[np.generic], Spread]] = {}
 
     def read(self, group: list[Turn]) -> Group:
@@ -90,8 +96,12 @@ class GroupMender:
                 Layout.joined(layouts),
                 np.concatenate(images),
                 np.concatenate(numbers) == 0,
-                np.repeat([turn.sample for turn in group], [len(layout.cells) for layout in layouts]),
+                np.repeat([self._sample(turn) for turn in group], [len(layout.cells) for layout in layouts]),
             )
+
+    def _sample(self, turn: Turn) -> int:
+        """Return the sample of the noise: a region that is drawn again takes those that none has taken before."""
+        return turn.sample + MOST_SAMPLES * self.draws[turn.region]
 
     def _canvas(self, region: int) -> tuple[Layout, NDArray[np.uint32], NDArray[np.float32]]:
         facts, labels = self.plan.facts, self.plan.labels

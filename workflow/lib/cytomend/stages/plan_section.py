@@ -7,10 +7,14 @@ Reads the annotation, and the image once through for its hash, and writes into t
 | ``section.json`` | facts: shape (px), channels, dtype, pixel size (µm), value range, lattice, samples, warnings |
 | ``regions.parquet`` | one row a region, see below |
 | ``windows.parquet`` | one row a window of a region: ``region``, and ``row``, ``column`` on the section's lattice |
-| ``labels.zarr`` | (y, x) uint32, the region number of each pixel, 0 where nothing is mended |
+| ``labels.zarr`` | (y, x) uint32, the region number of each pixel of the grown mask, 0 elsewhere |
 
 Columns of ``regions.parquet``: ``region`` number, ``shard``, box ``y0_px x0_px y1_px x1_px`` (half open), centre
-``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` (of the section).
+``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` (of the section), ``draw`` (how often
+reviewers had it drawn again).
+
+A region that a reviewer leaves as scanned is in ``labels.zarr``, for it is damage still, and under ``left`` in
+``section.json`` with number, box, ``area_px``, ``y_um``, ``x_um``; it is in no table and not in ``masked_px``.
 
 The manifest also says what later jobs will need (`cytomend.needs`), and which editions of image and annotation were
 read (`cytomend.storage.edition`).
@@ -21,8 +25,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -33,9 +37,10 @@ import zarr
 from cytomend.errors import InputError
 from cytomend.needs import Needs
 from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
+from cytomend.regions.decided import Decided, apply_decisions
 from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
-from cytomend.regions.plan import Plan, SectionFacts, tables
+from cytomend.regions.plan import LeftRegion, Plan, SectionFacts, tables, without
 from cytomend.regions.value_range import value_range
 from cytomend.storage.edition import read_source
 from cytomend.storage.images import SectionImage, open_image
@@ -48,7 +53,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """What a plan depends on besides image and annotation; see ``workflow/schemas`` for each entry."""
+    """What a plan depends on besides image and annotation; see ``workflow/schemas`` for each entry.
+
+    ``decisions`` are those of `cytomend.decisions.changes`.
+    """
 
     section: str
     pixel_size_um: float
@@ -61,6 +69,7 @@ class PlanSettings:
     window_px: int
     model_channels: int
     samples: int = 1
+    decisions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def plan_section(
@@ -106,12 +115,15 @@ def plan_section(
             overwrite=True,
         )
         regions = find_regions(mask, labels, lattice.cell_px)
-        masked_px = sum(region.area_px for region in regions)
-        if masked_px == image.shape[0] * image.shape[1]:
+        damaged_px = sum(region.area_px for region in regions)
+        if damaged_px == image.shape[0] * image.shape[1]:
             raise InputError(
                 f"section {settings.section!r}: {annotation} (grown by {settings.grow_px} px) covers all"
                 f" of {image_path}; nothing intact is left to mend from"
             )
+        applied = apply_decisions(regions, map(Decided.of, settings.decisions))
+        left = tuple(LeftRegion.of(region, settings.pixel_size_um) for region in applied.left)
+        masked_px = sum(region.area_px for region in applied.mended)
         facts = SectionFacts(
             section=settings.section,
             shape=image.shape,
@@ -126,31 +138,35 @@ def plan_section(
             shards=settings.shards,
             masked_px=masked_px,
             source_blake2b=sources["image"].identity,
-            mask_blake2b=_mask_hash(mask, labels),
+            mask_blake2b=_mask_hash(mask, labels, [region.number for region in left]),
             samples=settings.samples,
             warnings=(
                 *mask.warnings,
                 *_pixel_size_warnings(image, settings),
-                *_damage_warnings(annotation, masked_px / (image.shape[0] * image.shape[1])),
+                *_damage_warnings(annotation, damaged_px / (image.shape[0] * image.shape[1])),
+                *applied.warnings,
             ),
+            left=left,
         )
-        plan = Plan(facts, *tables(regions, facts), labels)
+        plan = Plan(facts, *tables(applied.mended, facts, applied.draws), labels)
         plan.write_facts(work)
         for warning in facts.warnings:
             log.warning("section %s: %s", settings.section, warning)
         log.info(
-            "section %s: %d regions, %d px to mend, %d samples",
+            "section %s: %d regions, %d px to mend, %d samples; %d left as scanned, %d drawn again",
             settings.section,
-            len(regions),
+            len(applied.mended),
             masked_px,
             settings.samples,
+            len(left),
+            len(applied.draws),
         )
         return publish(
             work,
             out,
             {
                 "section": settings.section,
-                "regions": len(regions),
+                "regions": len(applied.mended),
                 "needs": asdict(Needs.of(plan)),
                 "sources": {role: source.record() for role, source in sources.items()},
             },
@@ -200,12 +216,12 @@ def _damage_warnings(annotation: Path, share: float) -> list[str]:
     return []
 
 
-def _mask_hash(mask: ArtefactMask, labels: zarr.Array[Any]) -> str:
-    """Return the identity of the grown mask: a hash over its region numbers, tile by tile."""
+def _mask_hash(mask: ArtefactMask, labels: zarr.Array[Any], left: Sequence[int]) -> str:
+    """Return the identity of what is mended: a hash over the region numbers but those left, tile by tile."""
     digest = blake2b(digest_size=16)
     for box in mask.candidate_boxes(TILE_PX):
         digest.update(repr(box).encode())
-        digest.update(np.ascontiguousarray(labels[box.slices]).tobytes())
+        digest.update(np.ascontiguousarray(without(np.asarray(labels[box.slices]), left)).tobytes())
     return digest.hexdigest()
 
 

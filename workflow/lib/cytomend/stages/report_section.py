@@ -2,8 +2,9 @@
 
 | file | what |
 |---|---|
-| ``index.html`` | the page, one file that needs no other: overview, regions before and after, provenance |
-| ``metrics.json`` | beside it: the section's numbers for the brain's page, and a ``thumbnail`` (``data:`` address) |
+| ``index.html`` | the page, with the viewer's script in it: regions with their checks and decisions, provenance |
+| ``images/`` | beside it: tiles (`cytomend.report.tiles`), ``regions/NUMBER-before.png``, overviews, figures |
+| ``metrics.json`` | beside it: the section's numbers for the brain's page |
 
 Entries of ``metrics.json``:
 
@@ -30,6 +31,9 @@ Entries of ``metrics.json``:
 | ``cytomend`` | | version that mended |
 | ``evaluated`` | | whether the page shows an evaluation |
 | ``warnings`` | | sentences |
+| ``flagged`` | | regions that look wrong |
+| ``regions_accepted``, ``regions_left``, ``regions_redrawn``, ``regions_undecided`` | | what was decided of them |
+| ``reviewed_until`` | UTC | by reviewer, the time of the last row in the decisions |
 """
 
 from __future__ import annotations
@@ -37,27 +41,44 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from PIL import Image
+
+from cytomend.costs import elapsed_s, shard_benchmark
+from cytomend.decisions import section_decisions
 from cytomend.heat import RAMP
 from cytomend.regions.plan import Plan, SectionFacts
-from cytomend.report.comparison import Comparison, compare
+from cytomend.report.assets import Asset
+from cytomend.report.comparison import write_pictures
 from cytomend.report.corrected import CorrectedSection
-from cytomend.report.evaluation_shown import EvaluationShown
+from cytomend.report.decisions import decisions_shown
+from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import measure
-from cytomend.report.overview import draw_overview
+from cytomend.report.outlines import left_outline, region_outline
+from cytomend.report.overview import PLAIN_PX, THUMBNAIL_PX, draw_overview
 from cytomend.report.pages import write_page
-from cytomend.report.regions import RegionFacts, largest_first, region_facts
+from cytomend.report.pictures import PREVIEW_QUALITY
+from cytomend.report.regions import RegionFacts, largest_first, left_facts, region_facts
+from cytomend.report.review import flagged_first, review_regions
+from cytomend.report.tiles import TileIndex, TileWriter
+from cytomend.report.viewer import Contours, Reviewed, ShownRegion, region_record, section_record, shares_of_time
+from cytomend.segmentation.segmenters import open_segmenter
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import manifest_of, require_key, write_whole
+from cytomend.storage.publish import manifest_of, one_writer, publish, require_key, write_whole
 
 log = logging.getLogger(__name__)
 
 TEMPLATE = "section.html.j2"
 METRICS = "metrics.json"
+IMAGES, OVERVIEW, THUMBNAIL = "images", "overview.webp", "thumbnail.webp"
+STYLE = ("page.css", "viewer.css", "decisions.css")
+SCRIPTS = ("viewer.js", "decisions.js")
+VIEWER, LICENCE = "vendor/openseadragon/openseadragon.min.js", "vendor/openseadragon/LICENSE.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,7 @@ class ReportSettings:
     context_px: int
     crop_px: int
     pictures: int
+    segmenter: str = "cpn"
 
 
 def report_section(
@@ -77,8 +99,10 @@ def report_section(
     settings: ReportSettings,
     out: Path,
     evaluation: Path | None = None,
+    decisions: Path | None = None,
+    benchmarks: Path | None = None,
 ) -> Path:
-    """Write the page of a section, ``metrics.json`` beside it, and return the page.
+    """Write the page of a section, its pictures and ``metrics.json`` beside it, and return the page.
 
     Parameters
     ----------
@@ -87,55 +111,148 @@ def report_section(
     settings : what is shown
     out : the page
     evaluation : what `evaluate_section` made of the section, if it was evaluated
+    decisions : what reviewers decided, a table or a folder of tables
+    benchmarks : folder where Snakemake writes what jobs took, if it did
 
     Raises
     ------
     InputError
-        If scan, plan and corrected section do not belong together.
+        If scan, plan and corrected section do not belong together, or the segmenter is unknown.
     """
     plan = Plan.read(plan_folder)
     require_planned(image_path, manifest_of(plan_folder))
     facts, regions = plan.facts, region_facts(plan.regions)
     mended = CorrectedSection.open(corrected, facts)
-    overview = draw_overview(mended, facts, regions, settings.overview_px)
-    shown = largest_first(regions)[: settings.pictures]
+    said = decisions_shown(section_decisions(decisions, facts.section), plan, mended.provenance)
     with open_image(image_path) as image:
         # What the plan says of the scan comes first; opening it again may repeat some of it.
-        warnings = tuple(dict.fromkeys((*facts.warnings, *image.warnings)))
-        metrics = measure(facts, regions, mended, warnings, overview.thumbnail.uri, evaluated=evaluation is not None)
-        write_page(
-            TEMPLATE,
-            out,
-            facts=facts,
-            metrics=metrics,
-            overview=overview,
-            regions=regions,
-            shown={region.number for region in shown},
-            comparisons=_comparisons(shown, image, mended, facts, settings),
-            uncertainty=mended.uncertainty,
-            heat_ramp=RAMP,
-            evaluation=EvaluationShown.read(evaluation, out) if evaluation else None,
-            provenance=mended.provenance,
-            settings=asdict(settings),
-            warnings=warnings,
-        )
+        warnings = tuple(dict.fromkeys((*facts.warnings, *image.warnings, *said.warnings)))
+        reviewed = _most_urgent_first(list(_reviews(regions, image, mended, plan, settings)))
+        shown = [one.region for one in reviewed][: settings.pictures]
+        with one_writer(out.parent / IMAGES) as work:
+            shutil.rmtree(work)
+            tiles = _write_images(work, shown, image, mended, facts, settings, evaluation)
+            publish(work, out.parent / IMAGES, {"section": facts.section})
+    listed = [*_mended_regions(reviewed, len(shown), mended, facts), *_left_regions(plan)]
+    flagged = sum(bool(one.flags) for one in listed)
+    metrics = measure(facts, regions, mended, warnings, said, flagged=flagged, evaluated=evaluation is not None)
+    seconds = _seconds(plan, regions, benchmarks)
+    records = [region_record(one, mended, facts, seconds.get(one.facts.number)) for one in listed]
+    write_page(
+        TEMPLATE,
+        out,
+        facts=facts,
+        metrics=metrics,
+        regions=regions,
+        listed_regions=listed,
+        flagged=flagged,
+        native=len(shown),
+        section={
+            **section_record(facts, tiles, mended, settings.context_px, records),
+            "folder": IMAGES,
+            "sampler": metrics.sampler,
+        },
+        folder=IMAGES,
+        decisions=said,
+        uncertainty=mended.uncertainty,
+        heat_ramp=RAMP,
+        evaluation=EvaluationShown.read(evaluation, out, out.parent / IMAGES / FIGURES) if evaluation else None,
+        provenance=mended.provenance,
+        settings=asdict(settings),
+        warnings=warnings,
+        style=Asset.of(*STYLE),
+        scripts=[Asset.licensed(VIEWER, LICENCE), *(Asset.of(name) for name in SCRIPTS)],
+    )
     write_whole(out.with_name(METRICS), metrics.write)
-    log.info("section %s: %d regions, %d with pictures: %s", facts.section, len(regions), len(shown), out)
+    log.info(
+        "section %s: %d regions, %d flagged, %d at full resolution, %d tiles: %s",
+        facts.section,
+        len(regions),
+        flagged,
+        len(shown),
+        sum(map(len, tiles.before.values())),
+        out,
+    )
     return out
 
 
-def _comparisons(
+def _reviews(
+    regions: list[RegionFacts],
+    image: SectionImage,
+    corrected: CorrectedSection,
+    plan: Plan,
+    settings: ReportSettings,
+) -> Iterator[Reviewed]:
+    """Check one region after the other; of its cells only the packed contours are kept."""
+    if not regions:
+        return
+    contours, ordered, segmenter = Contours(), largest_first(regions), open_segmenter(settings.segmenter)
+    artefacts = plan.mask if plan.facts.left else None
+    reviews = review_regions(ordered, image, corrected, plan.facts, segmenter, artefacts=artefacts)
+    for region, review in zip(ordered, reviews, strict=True):
+        cells = contours.pack(review)
+        yield Reviewed(region, replace(review, contours_before=(), contours_after=()), cells)
+
+
+def _most_urgent_first(reviewed: list[Reviewed]) -> list[Reviewed]:
+    by_number = {one.region.number: one for one in reviewed}
+    return [by_number[review.region] for review in flagged_first(one.review for one in reviewed)]
+
+
+def _write_images(
+    work: Path,
     shown: list[RegionFacts],
     image: SectionImage,
     corrected: CorrectedSection,
     facts: SectionFacts,
     settings: ReportSettings,
-) -> Iterator[Comparison]:
-    """Yield before and after of each region, made when the page has come to it."""
-    return (
-        compare(region, image, corrected, facts, context_px=settings.context_px, crop_px=settings.crop_px)
-        for region in shown
-    )
+    evaluation: Path | None,
+) -> TileIndex:
+    """Write all pictures into the work folder and return which tiles there are."""
+    tiles = TileWriter(
+        image=image,
+        corrected=corrected,
+        value_range=facts.value_range,
+        shown={region.number for region in shown},
+        overview_px=settings.overview_px,
+        context_px=settings.context_px,
+        folder=work,
+    ).write()
+    for region in shown:
+        write_pictures(
+            region, image, corrected, facts, work / "regions", context_px=settings.context_px, crop_px=settings.crop_px
+        )
+    for name, longest_px in ((OVERVIEW, PLAIN_PX), (THUMBNAIL, THUMBNAIL_PX)):
+        Image.fromarray(draw_overview(corrected, facts, longest_px)).save(work / name, quality=PREVIEW_QUALITY)
+    if evaluation:
+        shutil.copytree(evaluation / FIGURES, work / FIGURES)
+    return tiles
+
+
+def _mended_regions(
+    reviewed: Sequence[Reviewed], native: int, corrected: CorrectedSection, facts: SectionFacts
+) -> Iterator[ShownRegion]:
+    """Outline the mended regions, the first of which are shown at full resolution."""
+    for place, one in enumerate(reviewed):
+        outline = region_outline(one.region, corrected, facts)
+        yield ShownRegion(one.region, outline, reviewed=one, is_native=place < native)
+
+
+def _left_regions(plan: Plan) -> Iterator[ShownRegion]:
+    """Outline the regions that stay as they were scanned."""
+    return (ShownRegion(region, left_outline(region, plan)) for region in left_facts(plan.facts))
+
+
+def _seconds(plan: Plan, regions: list[RegionFacts], benchmarks: Path | None) -> dict[int, float | None]:
+    """Return what mending each region took, as far as its shard's job says."""
+    if benchmarks is None:
+        return {}
+    name = plan.facts.section
+    took: dict[int, float | None] = {
+        shard: elapsed_s(shard_benchmark(benchmarks, name, shard)) for shard in range(plan.facts.shards)
+    }
+    shards = {region.number: region.shard for region in regions if region.shard is not None}
+    return shares_of_time({region.number: region.windows for region in regions}, shards, took)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +263,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation", type=Path, help="folder of its evaluation, if it has one")
     parser.add_argument("--after", metavar="KEY", help="refuse a corrected section that was made from something else")
     parser.add_argument("--evaluated", metavar="KEY", help="refuse an evaluation that was made from something else")
+    parser.add_argument("--decisions", type=Path, help="table of reviewers' decisions, or a folder of them")
+    parser.add_argument("--benchmarks", type=Path, help="folder where Snakemake writes what jobs took, if it did")
     entries = ", ".join(field.name for field in fields(ReportSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
-    parser.add_argument("--out", type=Path, required=True, help=f"the page; {METRICS} is written beside it")
+    parser.add_argument("--out", type=Path, required=True, help=f"the page; {IMAGES}, {METRICS} come beside it")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -157,4 +276,7 @@ def main(args: argparse.Namespace) -> None:
     if args.evaluation:
         require_key(args.evaluation, args.evaluated)
     settings = ReportSettings(**json.loads(args.settings))
-    print(report_section(args.image, args.plan, args.corrected, settings, args.out, args.evaluation))
+    page = report_section(
+        args.image, args.plan, args.corrected, settings, args.out, args.evaluation, args.decisions, args.benchmarks
+    )
+    print(page)

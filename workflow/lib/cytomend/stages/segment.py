@@ -37,7 +37,7 @@ from cytomend.geometry import Box
 from cytomend.regions.annotation import Masked, open_mask
 from cytomend.regions.value_range import value_range as measured_range
 from cytomend.segmentation.blocks import Read
-from cytomend.segmentation.pictures import LUMINANCE
+from cytomend.segmentation.luminance import grey
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
 from cytomend.segmentation.table import table_contours
 from cytomend.stages.mend_shard import Machine
@@ -150,13 +150,6 @@ def found(segmenter: Segmenter, image: SectionImage, scale: Scale) -> Iterator[p
             f" {segmenter.name!r}, which sees a picture whole; use cpn, or cut the image"
         )
     yield segmenter.find(grey(image.read(Box(0, 0, height, width))), **how)
-
-
-def grey(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return (C, h, w) pixels as grey (h, w); RGB by its luminance (Rec. 601)."""
-    if len(pixels) == 1:
-        return np.asarray(pixels[0])
-    return np.asarray(np.tensordot(np.array(LUMINANCE, np.float32), pixels.astype(np.float32), axes=1))
 
 
 def unmasked(cells: pd.DataFrame, mask: Masked | None, pixel_size_um: float) -> pd.DataFrame:

@@ -24,6 +24,10 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
+| ``flagged`` | | regions that look wrong |
+| ``regions_accepted``, ``regions_left``, ``regions_redrawn``, ``regions_undecided`` | | what was decided of them |
+| ``density_error``, ``density_floor`` | of 1 | median error of cell density in intact trials, and of the floor |
+| ``cell_area_error``, ``cell_area_floor`` | of 1 | the same of the cells' areas; all four empty without trials |
 | ``gpu_hours`` | h | GPU time of the finished jobs that mended regions and trials |
 | ``cpu_hours`` | h | processor time of those that had no GPU |
 | ``cost`` | ``brain.currency`` | of the GPU hours; empty without a price |
@@ -40,16 +44,18 @@ import csv
 import json
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cytomend.costs import Hours, section_hours
 from cytomend.errors import InputError
 from cytomend.evaluation.summary import summaries
 from cytomend.evaluation.tables import FACTS, GATHERED, joined, read_facts, read_table, total_facts, write_tables
+from cytomend.report.archive import write_rst_captions
+from cytomend.report.assets import Asset
+from cytomend.report.brain import Row, SectionErrors, brain_record, total
 from cytomend.report.evaluation_drawing import draw_evaluation
 from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import SectionMetrics
@@ -60,6 +66,9 @@ from cytomend.storage.publish import one_writer, publish, require_intact, write_
 log = logging.getLogger(__name__)
 
 TEMPLATE = "brain.html.j2"
+STYLE, SCRIPT = ("page.css", "brain.css"), "brain.js"
+THUMBNAIL = "images/thumbnail.webp"
+"""From a section's page."""
 COLUMNS = (
     "section",
     "stain",
@@ -91,27 +100,17 @@ COLUMNS = (
     "source_blake2b",
     "mask_blake2b",
     "cytomend",
+    "flagged",
+    "regions_accepted",
+    "regions_left",
+    "regions_redrawn",
+    "regions_undecided",
+    *SectionErrors._fields,
     "gpu_hours",
     "cpu_hours",
     "cost",
     "warnings",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Numbers over all sections; ``settings`` are the different ways of mending, each with its number of sections."""
-
-    sections: int
-    mended_sections: int
-    regions: int
-    mended_px: int
-    mended_share: float
-    mended_mm2: float
-    warned_sections: int
-    settings: list[tuple[str, int]]
-    hours: Hours
-    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +123,6 @@ class BrainSettings:
     def cost(self, hours: Hours) -> float | None:
         """Return what hours cost, or None without a price."""
         return None if self.gpu_hour_cost is None else hours.gpu * self.gpu_hour_cost
-
-
-class Row(NamedTuple):
-    """A section's row on the page: its numbers, the address of its page, what it took and cost."""
-
-    section: SectionMetrics
-    page: str
-    hours: Hours
-    cost: float | None
 
 
 def summarise_brain(
@@ -167,8 +157,10 @@ def summarise_brain(
     _refuse_doubles(sections, metrics)
     took, settings = hours or {}, settings or BrainSettings()
     costs = [(own := took.get(section.section, Hours()), settings.cost(own)) for section in sections]
+    errors = {str(read_facts(folder)["section"]): SectionErrors.read(folder) for folder in evaluations}
     rows = [
-        Row(section, link(page, out_page), *cost) for section, page, cost in zip(sections, pages, costs, strict=True)
+        Row(section, link(page, out_page), *cost, errors.get(section.section, SectionErrors()))
+        for section, page, cost in zip(sections, pages, costs, strict=True)
     ]
     if out_evaluation is not None:
         summarise_evaluations(evaluations, out_evaluation)
@@ -178,9 +170,11 @@ def summarise_brain(
         out_page,
         totals=total(rows),
         currency=settings.currency,
-        rows=rows,
+        brain=brain_record(rows, THUMBNAIL),
         table=link(out_table, out_page),
         evaluation=EvaluationShown.read(out_evaluation, out_page) if evaluations and out_evaluation else None,
+        style=Asset.of(*STYLE),
+        script=Asset.of(SCRIPT),
     )
     log.info("%d sections: %s, %s", len(sections), out_table, out_page)
     return out_page
@@ -202,31 +196,9 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
         segmenters = list(dict.fromkeys(tables["measurements"]["segmenter"]))
         record = total_facts(facts)
         draw_evaluation(work / FIGURES, tables, segmenters[0] if segmenters else "", record["model_fillers"])
+        write_rst_captions(work / FIGURES)
         (work / FACTS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return publish(work, out, {"sections": len(evaluations)})
-
-
-def total(rows: Sequence[Row]) -> Totals:
-    """Return the numbers over all sections."""
-    sections, costs = [row.section for row in rows], [row.cost for row in rows if row.cost is not None]
-    mended_px = sum(section.mended_px for section in sections)
-    all_px = sum(section.shape[0] * section.shape[1] for section in sections)
-    ways = Counter(
-        f"{section.model} ({section.checkpoint_sha256[:12]}), {section.sampler}, {section.sampler_steps} steps"
-        for section in sections
-    )
-    return Totals(
-        sections=len(sections),
-        mended_sections=sum(section.regions > 0 for section in sections),
-        regions=sum(section.regions for section in sections),
-        mended_px=mended_px,
-        mended_share=mended_px / all_px if all_px else 0.0,
-        mended_mm2=sum(section.mended_mm2 for section in sections),
-        warned_sections=sum(bool(section.warnings) for section in sections),
-        settings=ways.most_common(),
-        hours=sum((row.hours for row in rows), Hours()),
-        cost=sum(costs) if costs else None,
-    )
 
 
 def _write_table(path: Path, rows: Iterable[Row]) -> None:
@@ -244,6 +216,7 @@ def _cells(row: Row) -> dict[str, Any]:
         **{field.name: getattr(row.section, field.name) for field in fields(row.section)},
         "height_px": height_px,
         "width_px": width_px,
+        **row.errors._asdict(),
         "gpu_hours": round(row.hours.gpu, 4),
         "cpu_hours": round(row.hours.cpu, 4),
         "cost": None if row.cost is None else round(row.cost, 4),
