@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +161,14 @@ class Viewer:
 def show(visit: Visitor):
     """A function that opens the page of a section: ``show(path, "#region-7")``."""
     return lambda path, hash_="", **how: Viewer(visit(path, hash_=hash_, **how), visit.guards[-1])
+
+
+def section_data(path: Path) -> dict:
+    """Return what the script of a section's page knows, its regions as records."""
+    (found,) = re.findall(r'id="section-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    data = json.loads(found)
+    columns, rows = data["regions"].values()
+    return {**data, "regions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
 def axe(page, within: str | None = None) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
+import shutil
 
 import numpy as np
 import pytest
-from browser import DESK, NIGHT, PHONE, PROJECTOR, Guard, axe
+from browser import DESK, NIGHT, PHONE, PROJECTOR, Guard, axe, section_data
 from conftest import blobs, mend_by_stages, plan_settings, write_tiff
 from PIL import Image
+from playwright.sync_api import expect
 from scipy import ndimage
 
 from cytomend.errors import InputError
@@ -175,8 +176,7 @@ def orange(picture):
 
 def number_of(page, box):
     """The number of a hole."""
-    (text,) = re.findall(r'id="section-data">(.*?)</script>', page.read_text(), re.DOTALL)
-    return next(region["number"] for region in json.loads(text)["regions"] if tuple(region["box"]) == box)
+    return next(region["number"] for region in section_data(page)["regions"] if tuple(region["box"]) == box)
 
 
 def test_the_curtain_shows_the_scan_on_its_left_and_the_mended_section_on_its_right(page, show):
@@ -324,6 +324,20 @@ def test_the_table_of_all_regions_is_sorted_by_a_click(page, show):
     assert len(areas) == 4
     seen.tab.get_by_role("button", name="area (µm²)").click()
     assert seen.tab.eval_on_selector_all("#table tbody tr", column) == areas[::-1]
+
+
+def test_a_page_whose_tiles_are_gone_says_so(page, chromium, tmp_path):
+    copy = shutil.copytree(page.parent, tmp_path / "copy")
+    with chromium.new_context(viewport={"width": DESK.width, "height": DESK.height}) as context:
+        tab = context.new_page()
+        tab.goto((copy / page.name).as_uri())
+        tab.wait_for_selector("html[data-ready]")
+        tab.wait_for_selector("#viewer[aria-busy='false']")
+        assert not tab.locator("#lost").is_visible()
+        (tiles,) = copy.glob("images/*/after")
+        shutil.rmtree(tiles)
+        tab.reload()
+        expect(tab.locator("#lost")).to_be_visible()
 
 
 def test_without_a_script_there_are_plain_pictures(page, chromium):

@@ -11,29 +11,38 @@
 
   const store = `cytomend:${data?.section}:${data?.source}`;
   const nameStore = 'cytomend:reviewer';
-  const unkept = new Map(); // where a browser keeps nothing, until the page is closed
+  const unkept = new Map(); // what the browser does not keep, until the page is closed
   let keeps = true;
 
   function recall(key) {
+    if (unkept.has(key)) return unkept.get(key);
     try {
-      return window.localStorage.getItem(key) ?? unkept.get(key) ?? null;
+      return window.localStorage.getItem(key);
     } catch {
       keeps = false;
-      return unkept.get(key) ?? null;
+      return null;
     }
   }
 
   function keep(key, text) {
-    unkept.set(key, text);
     try {
-      window.localStorage.setItem(key, text);
+      if (text === null) window.localStorage.removeItem(key);
+      else window.localStorage.setItem(key, text);
+      unkept.delete(key);
+      keeps = unkept.size === 0;
     } catch {
+      unkept.set(key, text);
       keeps = false;
-      say('This browser keeps nothing for this page: export the decisions before you close it.');
     }
+    showKeeping();
   }
 
-  const regions = new Map(data?.regions.map((region) => [region.region, region]));
+  function showKeeping() {
+    document.querySelector('#review-keeping').hidden = keeps;
+  }
+
+  const unsaid = { decision: '', who: '', when: '', text: 'Not decided yet.' };
+  const regions = new Map(data?.regions.map((region) => [region.region, { ...unsaid, ...region }]));
   const regionAt = new Map(data?.regions.map((region) => [region.at.join(' '), region.region]));
   const placeOf = (row) => boxColumns.map((column) => Number(row[column])).join(' ');
   const same = (a, b) => a.decision === b.decision && a.comment === b.comment && a.who === b.who && Date.parse(a.when) === Date.parse(b.when);
@@ -51,7 +60,7 @@
     }
     for (const [, entry] of entries) {
       if (typeof entry?.at !== 'string') continue;
-      const rows = [...(Array.isArray(entry.earlier) ? entry.earlier : []), entry].map(plain).filter((row) => !tabled(row, entry.at));
+      const rows = [...(Array.isArray(entry.earlier) ? entry.earlier.filter(Boolean) : []), entry].map(plain).filter((row) => !tabled(row, entry.at));
       if (rows.length) kept.set(entry.at, { region: Number(entry.region) || 0, rows });
     }
     return kept;
@@ -69,7 +78,7 @@
       const number = regionAt.get(at);
       entries[number ?? `gone ${at}`] = { ...last, at, region: number ?? region, earlier: ordered.filter((row) => row !== last) };
     }
-    keep(store, JSON.stringify(entries));
+    keep(store, kept.size ? JSON.stringify(entries) : null);
   }
 
   // What holds of a region: the last decision, of the table or of those that are kept here.
@@ -86,29 +95,45 @@
 
   const now = () => new Date().toISOString().replace(/\.\d+Z$/, 'Z');
 
-  // A reviewer's new row takes the place of an earlier one of hers that is not in the table yet.
+  // Whether a row is about what is seen now, so that a comment may be added to it.
+  const isAbout = (row, { seen }) => !row.decision || row.decision === 'leave' || row.seen === '' || row.seen === seen;
+
+  // A reviewer's new row takes the place of her last one that is not in the table yet, if that is about the same filling.
+  // A comment alone is no new decision: it changes neither time nor filling of one.
   async function change(number, part) {
     const who = await reviewer();
-    if (!who) return show();
+    if (!who) {
+      show();
+      const comment = controls.find((control) => numberOf(control) === number)?.querySelector('textarea');
+      if (comment && 'comment' in part) comment.value = part.comment; // nothing that was typed is lost
+      return;
+    }
     const region = regions.get(number);
     const at = region.at.join(' ');
     const kept = readKept(); // again, since another tab may have written
     const { rows } = kept.get(at) ?? { rows: [] };
-    const mine = rows.findLast((row) => row.who === who) ?? { decision: '', comment: '' };
-    const row = { ...plain(mine), ...part, who, when: now(), seen: region.seen };
-    const others = rows.filter((other) => other.who !== who);
+    const last = rows.findLast((row) => row.who === who);
+    const mine = last && isAbout(last, region) ? last : undefined;
+    const fresh = { decision: '', comment: mine?.comment ?? '', who, when: now(), seen: region.seen };
+    const row = 'decision' in part || !mine ? { ...fresh, ...part } : { ...mine, ...part };
+    const others = rows.filter((other) => other !== mine);
     if (row.decision || row.comment) others.push(row);
     if (others.length) kept.set(at, { region: number, rows: others });
     else kept.delete(at);
     writeKept(kept);
     say('');
     show();
-    return undefined;
   }
 
+  // Hers; where she has none, what she imported of others.
   function takeBack(number) {
+    const who = recall(nameStore);
     const kept = readKept();
-    kept.delete(regions.get(number).at.join(' '));
+    const at = regions.get(number).at.join(' ');
+    const { rows } = kept.get(at) ?? { rows: [] };
+    const others = rows.filter((row) => row.who !== who);
+    if (others.length && others.length < rows.length) kept.set(at, { region: number, rows: others });
+    else kept.delete(at);
     writeKept(kept);
     show();
   }
@@ -139,7 +164,40 @@
 
   // --- what is shown -------------------------------------------------------------------------------------------------
 
-  const controls = [...document.querySelectorAll('.decision[data-decides]')];
+  const verdicts = { accept: 'accept', leave: 'leave as scanned', redraw: 'draw again', '': 'remark' };
+
+  // The controls of a region, from the page's template.
+  function controlOf({ region: number, at }) {
+    const article = document.querySelector('#decision').content.firstElementChild.cloneNode(true);
+    article.dataset.of = number;
+    article.classList.toggle('current', Boolean(document.querySelector(`#region-${number}.current`)));
+    const control = article.querySelector('.decision');
+    control.dataset.decides = number;
+    control.setAttribute('aria-label', `Decision about region ${number}`);
+    for (const text of article.querySelectorAll('.sr')) text.textContent = `about region ${number}`;
+    for (const radio of article.querySelectorAll('input[type="radio"]')) radio.name = `decision-${number}`;
+    article.querySelector('.clear').setAttribute('aria-label', `Take back what is not saved about region ${number}`);
+    const rows = data.rows.filter((row) => placeOf(row) === at.join(' '));
+    const history = article.querySelector('.history');
+    history.hidden = !rows.length;
+    history.append(...rows.map((row) => {
+      const item = document.createElement('li');
+      const by = document.createElement('span');
+      by.className = 'quiet';
+      by.textContent = `${row.when.slice(0, 16).replace('T', ' ')} UTC, ${row.who}:`;
+      item.append(by, ` ${verdicts[row.decision]}`);
+      if (row.comment) {
+        const comment = document.createElement('q');
+        comment.textContent = row.comment;
+        item.append(' — ', comment);
+      }
+      return item;
+    }));
+    document.querySelector('#decide').append(article);
+    return control;
+  }
+
+  const controls = [...regions.values()].map(controlOf);
   const numberOf = (control) => Number(control.dataset.decides);
   const told = new Map();
 
@@ -201,8 +259,10 @@
 
   // --- the table -----------------------------------------------------------------------------------------------------
 
+  // A spreadsheet would reckon what looks like a formula.
+  const marked = (text) => (/^'?[=+\-@]/.test(text) ? `'${text}` : text);
   const cell = (value) => {
-    const text = String(value ?? '');
+    const text = typeof value === 'string' ? marked(value) : String(value ?? '');
     return /["\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
 
@@ -216,7 +276,7 @@
     const link = document.createElement('a');
     // With a byte-order mark, by which spreadsheets know UTF-8.
     link.href = URL.createObjectURL(new Blob([`\uFEFF${lines.join('\n')}\n`], { type: 'text/tab-separated-values' }));
-    link.download = `decisions-${data.section}.tsv`;
+    link.download = `decisions-${data.section}-${now().replace(/[-:Z]/g, '')}.tsv`; // of its own, so that none replaces another
     document.body.append(link);
     link.click();
     link.remove();
@@ -229,7 +289,7 @@
     const rows = [[]];
     let value = '';
     let quoted = false;
-    const end = () => { rows.at(-1).push(value.trim()); value = ''; };
+    const end = () => { rows.at(-1).push(value.trim().replace(/^'(?='?[=+\-@])/, '')); value = ''; };
     const source = text.replace(/^\uFEFF/, '').replace(/\r\n?/g, '\n');
     for (let i = 0; i < source.length; i += 1) {
       const c = source[i];
@@ -247,12 +307,17 @@
   function wrong(row) {
     if (!['', 'accept', 'leave', 'redraw'].includes(row.decision)) return `decision is “${row.decision}”, expected accept, leave, redraw or nothing`;
     if (!row.who) return 'has no name in the column who';
-    if (Number.isNaN(Date.parse(row.when))) return `when is “${row.when}”, expected date and time as 2026-07-01T12:30:00Z`;
+    const long = Object.entries(data.longest).find(([column, most]) => row[column].length > most);
+    if (long) return `${long[0]} has ${row[long[0]].length} characters, ${long[1]} are possible`;
+    if (!ISO.test(row.when) || Number.isNaN(Date.parse(row.when))) return `when is “${row.when}”, expected date and time as 2026-07-01T12:30:00Z`;
     return boxColumns.every((column) => /^\d+(\.0+)?$/.test(row[column])) ? '' : `its box and area (${boxColumns.join(', ')}) are not whole numbers`;
   }
 
+  const ISO = /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?$/i;
+
   // A time without a zone is of UTC, as the workflow reads it.
   function inUtc(when) {
+    if (!ISO.test(when)) return when;
     const text = when.trim().replace(' ', 'T');
     const time = new Date(/(Z|[+-]\d\d:?\d\d)$/i.test(text) || !text.includes('T') ? text : `${text}Z`);
     return Number.isNaN(time.getTime()) ? when : time.toISOString().replace(/\.\d+Z$/, 'Z');
@@ -262,8 +327,10 @@
     const [[, header] = [], ...lines] = parseTable(text);
     const missing = columns.filter((column) => !['comment', 'decision', 'seen'].includes(column) && !header?.includes(column));
     const unknown = header?.find((column) => column && !columns.includes(column));
-    if (missing.length || unknown !== undefined) {
-      say('', [`${file}: ${unknown === undefined ? `column ${missing[0]} is missing` : `column “${unknown}” is unknown`}; expected a table that a section's page exported`]);
+    const doubled = header?.find((column, i) => column && header.indexOf(column) !== i);
+    if (missing.length || unknown !== undefined || doubled !== undefined) {
+      const found = unknown !== undefined ? `column “${unknown}” is unknown` : doubled !== undefined ? `column ${doubled} is doubled` : `column ${missing[0]} is missing`;
+      say('', [`${file}: ${found}; expected a table that a section's page exported`]);
       return;
     }
     const kept = readKept();
@@ -275,6 +342,7 @@
       row.when = inUtc(row.when);
       const at = placeOf(row);
       if (row.section !== data.section) count.elsewhere += 1;
+      else if (cells.slice(header.length).some(Boolean)) errors.push(`${file}, row ${number}: ${cells.length} cells, expected at most ${header.length} as in the header`);
       else if (wrong(row)) errors.push(`${file}, row ${number}: ${wrong(row)}`);
       else if (!regionAt.has(at)) { count.gone += 1; errors.push(`${file}, row ${number}: region ${row.region} of that box and area is not on this page; not taken`); }
       else if (tabled(row, at) || kept.get(at)?.rows.some((other) => same(other, row)) || !(row.decision || row.comment)) count.known += 1;
@@ -294,7 +362,7 @@
   // --- hands ---------------------------------------------------------------------------------------------------------
 
   function chosen() {
-    const near = document.activeElement?.closest('[data-decides]') ?? document.querySelector('.current[data-region]');
+    const near = document.querySelector('.current[data-region]') ?? document.activeElement?.closest('[data-decides]');
     const number = Number(near?.dataset.decides ?? near?.dataset.region ?? window.location.hash.match(/^#region-(\d+)$/)?.[1]);
     return controls.find((control) => numberOf(control) === number);
   }
@@ -316,7 +384,18 @@
     for (const element of document.querySelectorAll('[data-script][hidden]')) element.hidden = false;
     for (const control of controls) {
       const number = numberOf(control);
-      for (const radio of control.querySelectorAll('input[type="radio"]')) radio.addEventListener('change', () => change(number, { decision: radio.value }));
+      const radios = [...control.querySelectorAll('input[type="radio"]')];
+      radios.forEach((radio, i) => {
+        radio.addEventListener('change', () => change(number, { decision: radio.value }));
+        // An arrow must not decide: it moves between the choices, and the space bar decides. After a click it is the page's.
+        radio.addEventListener('keydown', (event) => {
+          const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+          if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
+          event.preventDefault();
+          radios[(i + by + radios.length) % radios.length].focus();
+        });
+        radio.addEventListener('click', (event) => { if (event.detail) radio.blur(); });
+      });
       const comment = control.querySelector('textarea');
       comment.addEventListener('input', () => { if (recall(nameStore)) change(number, { comment: comment.value.trim() }); });
       comment.addEventListener('change', () => { if (!recall(nameStore)) change(number, { comment: comment.value.trim() }); });
@@ -331,9 +410,9 @@
       file.value = '';
       if (!given) return;
       try {
-        importTable(await given.text(), given.name);
+        importTable(new TextDecoder('utf-8', { fatal: true }).decode(await given.arrayBuffer()), given.name);
       } catch (error) {
-        say('', [`${given.name}: ${error.message}`]);
+        say('', [`${given.name}: ${error instanceof TypeError ? 'is not text in UTF-8; save it as such' : error.message}`]);
       }
     });
     document.addEventListener('keydown', (event) => {
@@ -345,8 +424,8 @@
       action();
     });
     window.addEventListener('storage', (event) => { if (event.key === store || event.key === nameStore) show(); });
+    writeKept(readKept()); // without what is in the table by now
     show();
-    if (!keeps) say('This browser keeps nothing for this page: export the decisions before you close it.');
   }
 
   if (data) begin();

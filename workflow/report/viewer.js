@@ -8,6 +8,8 @@
   const one = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const data = JSON.parse(one('#section-data').textContent);
+  const { columns: entries, rows } = data.regions;
+  data.regions = rows.map((row) => Object.fromEntries(row.map((value, i) => [entries[i], value])));
   const [height, width] = data.shape;
   const regions = new Map(data.regions.map((region) => [region.number, region]));
   const order = data.regions.map((region) => region.number);
@@ -43,8 +45,8 @@
       tileExists: (level, x, y) => has(before, level, x, y),
       // Where a tile holds nothing mended, an empty one covers the coarser one beneath, which would show through.
       getTileUrl: (level, x, y) => {
-        if (layer === 'before') return `${data.folder}/before/${levelOf(level)}/${x}_${y}.${levelOf(level) ? 'webp' : 'png'}`;
-        return has(mended, level, x, y) ? `${data.folder}/${layer}/${levelOf(level)}/${x}_${y}.png` : `${data.folder}/none.png`;
+        if (layer === 'before') return `${data.tiled}/before/${levelOf(level)}/${x}_${y}.${levelOf(level) ? 'webp' : 'png'}`;
+        return has(mended, level, x, y) ? `${data.tiled}/${layer}/${levelOf(level)}/${x}_${y}.png` : `${data.tiled}/none.png`;
       },
       hasTransparency: () => layer !== 'before',
     };
@@ -99,6 +101,7 @@
         refresh();
       },
     }));
+    viewer.addHandler('tile-load-failed', () => { one('#lost').hidden = false; });
     const follow = () => { sharpen(pane); layOut(pane); syncFrom(pane); };
     for (const event of ['update-viewport', 'zoom', 'pan', 'animation', 'resize']) viewer.addHandler(event, follow);
     for (const event of ['key', 'scroll', 'drag', 'pinch', 'double-click']) viewer.addHandler(`canvas-${event}`, () => { state.leader = pane; });
@@ -469,7 +472,7 @@
     one('#chosen').hidden = false;
     one('#chosen-title').textContent = `Region ${region.number}${region.left ? ', left as scanned' : ''}`;
     one('#chosen-flags').replaceChildren(...region.flags.map(([, sentence]) => textElement('li', sentence)));
-    one('#chosen-coarse').hidden = region.native || region.left;
+    one('#chosen-coarse').hidden = region.native;
     const facts = factsOf(region).flatMap(([name, text]) => [textElement('dt', name), textElement('dd', text)]);
     if (region.native) {
       const dd = document.createElement('dd');

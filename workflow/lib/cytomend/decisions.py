@@ -10,9 +10,9 @@
 | ``seen`` | | name of the filling that was looked at; the page writes it |
 
 The table is a history: rows are added, none is replaced. Of several decisions about a region the last by ``when``
-counts, of equals the last row; each ``redraw`` of the past counts as one drawing more, so that what was accepted after
-it stays. A folder of such tables is read as one, so that what several reviewers send needs no merging. It is edited in
-spreadsheets: byte-order mark, quoted cells and empty rows are fine.
+counts, of equals the last row; each filling that a ``redraw`` of the past was about counts as one drawing more, so that
+what was accepted after it stays. A folder of such tables is read as one, so that what several reviewers send needs no
+merging. It is edited in spreadsheets: byte-order mark, quoted cells and empty rows are fine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,12 @@ from cytomend.geometry import Box
 from cytomend.settings import Record, checked, schema
 
 ACCEPT, LEAVE, REDRAW = "accept", "leave", "redraw"
+
+SCAN = "scan"
+"""What a reviewer sees in a region that is left, in the column ``seen``."""
+
+MARK = re.compile(r"^'(?='?[=+@-])")
+"""What the page writes before a cell that a spreadsheet would reckon."""
 
 MOST_DRAWS = 1000
 """Drawings of a region: number and sample share 16 bits of the noise counter."""
@@ -171,15 +178,19 @@ def by_place(rows: Iterable[Decision]) -> dict[tuple[Box, int], list[Decision]]:
 
 
 def draws(rows: Iterable[Decision]) -> int:
-    """Return how often a region was to be drawn again; several rows of one moment are one."""
-    return len({row.moment for row in rows if row.decision == REDRAW})
+    """Return how often a region was to be drawn again: how many of its fillings were rejected.
+
+    A filling is rejected once, whoever says so and however late. Rows that do not tell which one they are about count
+    by their moment.
+    """
+    return len({row.seen if row.seen not in ("", SCAN) else row.moment for row in rows if row.decision == REDRAW})
 
 
 def _files(path: Path | None) -> list[Path]:
     if path is None:
         return []
     if path.is_dir():
-        return sorted(file for file in path.glob("*.tsv") if not file.name.startswith("."))
+        return sorted(f for f in path.iterdir() if f.suffix.lower() == ".tsv" and not f.name.startswith("."))
     if not path.exists():
         raise InputError(
             f"{path}: no such file, though `decisions` of the configuration names it, seen from {Path.cwd()}; put there"
@@ -201,6 +212,11 @@ def _read_table(path: Path, only: Collection[str] | None) -> Iterator[Decision]:
         record = dict(zip(columns, cells, strict=False))
         if (only is None or record.get("section") in only) and (decision := _decision(record, where)):
             yield decision
+    if not columns:
+        raise InputError(
+            f"{path}: expected a table with the header of its columns, found none; take it out of the decisions if"
+            " nothing is decided, or restore it"
+        )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -238,7 +254,7 @@ def _decision(cells: dict[str, str], where: str) -> Decision | None:
     """Return a row of the table, checked, or None if it says nothing: a decision that was taken back in the table."""
     if not cells.get("decision") and not cells.get("comment"):
         return None
-    record: dict[str, Any] = {column: _typed(column, text) for column, text in cells.items() if text}
+    record: dict[str, Any] = {column: _typed(column, _plain(text)) for column, text in cells.items() if text}
     if text := record.get("decision"):
         record["decision"] = str(text).lower()
     if not _is_plain(record):
@@ -258,6 +274,15 @@ def _decision(cells: dict[str, str], where: str) -> Decision | None:
             f" holds no region of {decision.area_px} px; copy the row from the page of section {decision.section!r}"
         )
     return decision
+
+
+def _plain(text: str) -> str:
+    """Return a cell as its writer meant it: without the mark that keeps spreadsheets from reckoning, line ends as here.
+
+    >>> _plain("'=1+1")
+    '=1+1'
+    """
+    return MARK.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 PLAIN = {"description", "type", "enum", "default", "minimum", "maximum", "minLength", "maxLength"}

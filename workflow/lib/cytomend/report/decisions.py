@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cytomend.decisions import ACCEPT, LEAVE, REDRAW, Decision, by_place
+from cytomend.decisions import ACCEPT, LEAVE, REDRAW, SCAN, Decision, by_place
 from cytomend.geometry import Box
 from cytomend.regions.decided import not_applied
 from cytomend.regions.plan import Plan
+from cytomend.settings import schema
 
 DRAWN_BY = ("checkpoint_sha256", "seed", "window_px", "stride_px", "value_range", "source_blake2b")
 """Provenance that a filling depends on, besides its sampler."""
 
 
-SCAN = "scan"
-"""What a reviewer sees in a region that is left."""
+SAID = ("decision", "who", "when", "text")
+"""What the page's script must know of a region about which something was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def filling(provenance: Mapping[str, Any], draw: int | None) -> str:
         return SCAN
     made_by = {key: provenance[key] for key in provenance if key in DRAWN_BY or key.startswith("sampler")}
     record = json.dumps({**made_by, "draw": draw}, sort_keys=True, default=str)
-    return hashlib.blake2b(record.encode(), digest_size=6).hexdigest()
+    return f"f{hashlib.blake2b(record.encode(), digest_size=6).hexdigest()}"  # no number to a spreadsheet
 
 
 def _region_decision(rows: Sequence[Decision], seen: str, draw: int | None) -> RegionDecision:
@@ -161,16 +162,18 @@ def _record(
     return {
         "section": section,
         "source": source[:12],
+        "longest": {
+            column: rule["maxLength"]
+            for column, rule in schema("decisions")["properties"].items()
+            if "maxLength" in rule
+        },
         "rows": [asdict(row) for row in rows],
         "regions": [
             {
                 "region": number,
                 "at": [box.y0, box.x0, box.y1, box.x1, area_px],
-                "decision": of[number].decision,
-                "who": of[number].who,
-                "when": of[number].when,
-                "text": of[number].text,
                 "seen": of[number].seen,
+                **({name: getattr(of[number], name) for name in SAID} if of[number].history else {}),
             }
             for number, (box, area_px) in sorted(places.items())
         ],

@@ -18,6 +18,19 @@ from cytomend.report.tiles import TILE_PX, TileIndex
 
 Record = dict[str, Any]
 
+CHECKS = (
+    "seam",
+    "spread",
+    "shift",
+    "density_inside",
+    "density_rim",
+    "area_inside_um2",
+    "area_rim_um2",
+    "cells_inside",
+    "cells_rim",
+)
+"""Of a review, those that the page shows."""
+
 MOST_CONTOUR_NUMBERS = 250_000
 """Numbers of all contours on a page, some 2.5 bytes each: the page stays below 3 MB."""
 
@@ -110,12 +123,8 @@ def region_record(
         "flags": [[flag.key, flag.sentence] for flag in shown.flags],
         "cells": shown.reviewed.cells if shown.reviewed else None,
     }
-    if shown.reviewed:
-        review = shown.reviewed.review
-        checks = ("seam", "spread", "shift", "density_inside", "density_rim", "area_inside_um2", "area_rim_um2")
-        record |= {name: _rounded(getattr(review, name)) for name in checks}
-        record |= {"cells_inside": review.cells_inside, "cells_rim": review.cells_rim}
-    return record
+    review = shown.reviewed.review if shown.reviewed else None
+    return record | {name: _rounded(getattr(review, name)) if review else None for name in CHECKS}
 
 
 def section_record(
@@ -137,7 +146,10 @@ def section_record(
             "mended": tiles.runs(tiles.mended, facts.shape[1]),
         },
         "uncertainty": {"samples": uncertainty.samples, "full_scale": uncertainty.full_scale} if uncertainty else None,
-        "regions": regions,
+        "regions": {
+            "columns": list(regions[0]) if regions else [],
+            "rows": [list(region.values()) for region in regions],
+        },
     }
 
 

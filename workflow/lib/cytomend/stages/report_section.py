@@ -3,7 +3,8 @@
 | file | what |
 |---|---|
 | ``index.html`` | the page, with the viewer's script in it: regions with their checks and decisions, provenance |
-| ``images/`` | beside it: tiles (`cytomend.report.tiles`), ``regions/NUMBER-before.png``, overviews, figures |
+| ``images/`` | beside it: tiles (`cytomend.report.tiles`) in a folder named by the corrected section; overviews, |
+| | figures, ``regions/NUMBER-before.png`` |
 | ``metrics.json`` | beside it: the section's numbers for the brain's page |
 
 Entries of ``metrics.json``:
@@ -69,7 +70,7 @@ from cytomend.report.viewer import Contours, Reviewed, ShownRegion, region_recor
 from cytomend.segmentation.segmenters import open_segmenter
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.publish import manifest_of, one_writer, publish, require_key, write_whole
+from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest, require_key, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ def report_section(
         shown = [one.region for one in reviewed][: settings.pictures]
         with one_writer(out.parent / IMAGES) as work:
             shutil.rmtree(work)
-            tiles = _write_images(work, shown, image, mended, facts, settings, evaluation)
+            # A page that is open while another is written must not show the other's tiles.
+            tiled = str(read_manifest(manifest_of(corrected))["sha256"])[:12]
+            tiles = _write_images(work, tiled, shown, image, mended, facts, settings, evaluation)
             publish(work, out.parent / IMAGES, {"section": facts.section})
     listed = [*_mended_regions(reviewed, len(shown), mended, facts), *_left_regions(plan)]
     flagged = sum(bool(one.flags) for one in listed)
@@ -150,6 +153,7 @@ def report_section(
         section={
             **section_record(facts, tiles, mended, settings.context_px, records),
             "folder": IMAGES,
+            "tiled": f"{IMAGES}/{tiled}",
             "sampler": metrics.sampler,
         },
         folder=IMAGES,
@@ -201,6 +205,7 @@ def _most_urgent_first(reviewed: list[Reviewed]) -> list[Reviewed]:
 
 def _write_images(
     work: Path,
+    tiled: str,
     shown: list[RegionFacts],
     image: SectionImage,
     corrected: CorrectedSection,
@@ -208,7 +213,7 @@ def _write_images(
     settings: ReportSettings,
     evaluation: Path | None,
 ) -> TileIndex:
-    """Write all pictures into the work folder and return which tiles there are."""
+    """Write all pictures into the work folder, tiles into one of this name, and return which tiles there are."""
     tiles = TileWriter(
         image=image,
         corrected=corrected,
@@ -216,7 +221,7 @@ def _write_images(
         shown={region.number for region in shown},
         overview_px=settings.overview_px,
         context_px=settings.context_px,
-        folder=work,
+        folder=work / tiled,
     ).write()
     for region in shown:
         write_pictures(
