@@ -13,7 +13,8 @@ WITNESS := { sha256sum envs/requirements.lock pyproject.toml; pwd; }
 setup:
 	@$(WITNESS) | cmp -s - .venv/ready || { set -e; \
 	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "cytomend needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }; \
-	  echo "Setting up .venv (a few minutes, once)"; rm -rf .venv; "$(PYTHON)" -m venv .venv; \
+	  base=$$("$(PYTHON)" -c 'import sys; print(sys._base_executable)'); \
+	  echo "Setting up .venv (a few minutes, once)"; rm -rf .venv; "$$base" -m venv .venv; \
 	  .venv/bin/python -m pip install -q --disable-pip-version-check -r envs/requirements.lock; \
 	  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	  $(WITNESS) > .venv/ready; }

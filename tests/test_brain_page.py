@@ -315,7 +315,7 @@ def test_decisions_that_only_this_browser_keeps_are_told(brain, shown):
     keep(page, "B10", "of another scan", json.dumps(entries))
     page.reload()
     assert page.locator("#kept span").text_content().startswith("3 decisions of 1 section are kept in this browser")
-    assert cells(page, "kept") == ["3 decided here, not in the file yet", ""]
+    assert cells(page, "kept") == ["3 decided here, not yet in the table of the workflow", ""]
     page.get_by_role("button", name="Show these sections").click()
     assert names(page) == ["B9"]
 

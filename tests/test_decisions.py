@@ -577,7 +577,10 @@ def test_decisions_go_from_the_page_to_the_pixels_and_back(written, reviewer, tm
     choose(page, 3)
     page.locator('[data-decides="3"]').get_by_label("accept").check()
     assert page.locator("#review-progress").text_content().startswith("3 of 4 regions decided")
-    assert told(page, 1) == f"To be left as scanned, decided by {NAME} on 2026-07-01 — not saved in the file yet."
+    assert (
+        told(page, 1)
+        == f"To be left as scanned, decided by {NAME} on 2026-07-01 — not yet in the table of the workflow."
+    )
     page.reload()
     assert page.locator('[data-decides="2"]').get_by_label("draw again").is_checked()
     table = export(page, tmp_path / "decided.tsv")
@@ -602,7 +605,7 @@ def test_decisions_go_from_the_page_to_the_pixels_and_back(written, reviewer, tm
     assert told(page, 2) == f"Drawn again, decided by {NAME} on 2026-07-01; look at the new filling. From the file."
     assert told(page, 3) == f"Accepted, decided by {NAME} on 2026-07-01. From the file."
     assert page.locator("#review-progress").text_content().startswith("2 of 4 regions decided")
-    assert "not saved" not in page.locator("#review-progress").text_content()
+    assert "not yet in" not in page.locator("#review-progress").text_content()
     assert page.locator('[data-decides="1"] q').text_content() == HOSTILE
     page.clock.set_fixed_time("2026-07-02T12:30:00Z")
     choose(page, 2, "e")  # once more
@@ -638,7 +641,7 @@ def test_decisions_of_others_are_imported_and_what_is_wrong_is_named(written, re
         "bo.tsv, row 5: region 2 of that box and area is not on this page; not taken",
         "bo.tsv, row 6: decision is “<b>maybe</b>”, expected accept, leave, redraw or nothing",
     ]
-    assert told(page, 2) == "Accepted, decided by Bo on 2026-07-01 — not saved in the file yet."
+    assert told(page, 2) == "Accepted, decided by Bo on 2026-07-01 — not yet in the table of the workflow."
     assert page.locator("#review-progress").text_content().startswith("2 of 4 regions decided")
     page.locator("#review-import").set_input_files(given)
     expect(message).to_have_text("0 rows taken from bo.tsv, 2 known already, 2 of other sections ignored.")

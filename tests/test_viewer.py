@@ -184,7 +184,9 @@ def test_the_curtain_shows_the_scan_on_its_left_and_the_mended_section_on_its_ri
     seen.tab.locator("#wiper").focus()
     seen.press("End")
     assert middle(seen.picture()).min() == WHITE  # the hole, as scanned
+    assert [seen.tab.locator(f"#pane-first .tag.{side}").is_visible() for side in ("left", "right")] == [True, False]
     seen.press("Home")
+    assert [seen.tab.locator(f"#pane-first .tag.{side}").is_visible() for side in ("left", "right")] == [False, True]
     after = middle(seen.picture())
     assert after.mean() < 250
     wiper, box = seen.tab.locator("#wiper"), seen.tab.locator("#pane-first").bounding_box()
@@ -373,6 +375,8 @@ def test_picture_and_decision_are_in_sight_together(page, show, view):
         assert box["x"] + box["width"] <= view.width, part
         assert box["y"] + box["height"] <= view.height, part
     assert seen.tab.evaluate("document.documentElement.scrollWidth") <= view.width
+    before = show(page).tab.locator("#pane-first").bounding_box()
+    assert before["height"] > view.height / 2  # also when no region is chosen yet
 
 
 def test_the_page_is_small_lets_only_its_own_scripts_run_and_holds_the_licence(page):

@@ -118,7 +118,7 @@
     flagged: (row) => whole(row.flagged),
     open: (row) => (regionsOf(row) ? `${whole(row.open)} of ${whole(regionsOf(row))}` : '–'),
     decided,
-    kept: (row) => (row.kept ? `${whole(row.kept)} decided here, not in the file yet` : ''),
+    kept: (row) => (row.kept ? `${whole(row.kept)} decided here, not yet in the table of the workflow` : ''),
     density_error: (row) => errorOf(row.density_error),
     density_floor: (row) => floorOf(row.density_floor),
     cell_area_error: (row) => errorOf(row.cell_area_error),
@@ -223,7 +223,7 @@
     const decisions = sections.reduce((sum, row) => sum + row.kept, 0);
     one('#kept').hidden = !sections.length;
     one('#kept span').textContent = `${plural(decisions, 'decision')} of ${plural(sections.length, 'section')} `
-      + `${decisions === 1 ? 'is' : 'are'} kept in this browser and not in the file yet: export ${decisions === 1 ? 'it' : 'them'} on ${sections.length === 1 ? 'its page' : 'their pages'}.`;
+      + `${decisions === 1 ? 'is' : 'are'} kept in this browser and not yet in the table of the workflow: export ${decisions === 1 ? 'it' : 'them'} on ${sections.length === 1 ? 'its page' : 'their pages'}.`;
     const box = onlys.find(({ value }) => value === 'kept');
     box.closest('label').hidden = !sections.length && !box.checked;
   }

@@ -212,8 +212,9 @@
 
   function statusOf({ region, rows, last, stale, unsaved }) {
     if (stale) return `${last.who} decided on ${last.when.slice(0, 10)} about an earlier filling; look at this one.`;
-    if (unsaved) return `${words[last.decision]}, decided by ${last.who} on ${last.when.slice(0, 10)} — not saved in the file yet.`;
-    const remark = rows.some((row) => row.comment) ? ' A comment is not saved in the file yet.' : '';
+    const asked = last?.decision === 'accept' && region.seen === 'scan' ? 'To be mended after all' : words[last?.decision];
+    if (unsaved) return `${asked}, decided by ${last.who} on ${last.when.slice(0, 10)} — not yet in the table of the workflow.`;
+    const remark = rows.some((row) => row.comment) ? ' A comment is not yet in the table of the workflow.' : '';
     return `${region.text}${region.when ? ' From the file.' : ''}${remark}`;
   }
 
@@ -231,13 +232,13 @@
       decided += !open;
       flagged += open && flags.has(number);
       waiting += state.rows.length > 0;
-      tell(number, open ? '' : state.decision);
+      tell(number, open && (state.decision || state.stale) ? 'waits' : state.decision);
     }
     for (const control of controls) showControl(control, stateOf(numberOf(control), kept), who);
     document.querySelector('#review-who').textContent = who || 'no name yet';
     document.querySelector('#review-progress').textContent = `${decided} of ${regions.size} regions decided`
       + (flags.size ? `, ${flagged} flagged left` : '')
-      + (waiting ? `; ${waiting} not saved in the file yet` : '');
+      + (waiting ? `; ${waiting} not yet in the table of the workflow` : '');
   }
 
   function showControl(control, state, who) {
@@ -370,7 +371,10 @@
   function choose(decision) {
     const control = chosen();
     if (control) change(numberOf(control), { decision });
-    else say('Choose a region first.');
+    else {
+      say('Choose a region first.');
+      document.querySelector('#hint')?.classList.add('asked');
+    }
   }
 
   const decisionKeys = {

@@ -297,6 +297,11 @@
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     if (state.layers.has('outlines')) drawNumbers(context, seen, scale, corner, size);
     if (wiper && pane.sides === 'both') wiper.style.left = `${state.at}%`;
+    // A side that is not seen is not named.
+    if (pane.sides === 'both') {
+      one('.tag.left', pane.element).hidden = state.mode === 'curtain' && state.at === 0;
+      one('.tag.right', pane.element).hidden = state.mode === 'curtain' && state.at === 100;
+    }
     if (pane === panes[0]) drawRuler(scale);
     pane.drawn = { scale, corner };
   }
@@ -347,7 +352,7 @@
     context.textBaseline = 'middle';
     for (const region of ranked) {
       const [y0, x0, , x1] = region.box;
-      const marks = { accept: ' ✓', leave: ' ✕', redraw: ' ↻' };
+      const marks = { accept: ' ✓', leave: ' ✕', redraw: ' ↻', waits: ' ◌' };
       const decision = state.decisions.get(region.number) ?? '';
       const text = `${region.number}${marks[decision] ?? ''}${region.flags.length && !decision ? ' !' : ''}`;
       const wide = context.measureText(text).width + 14;
