@@ -6,6 +6,7 @@ Makes: SECTIONS, and the functions that rules ask for a section's files, setting
 
 import gc
 import inspect
+import mimetypes
 import os
 import shlex
 import sys
@@ -93,6 +94,26 @@ except InputError as error:
 EVALUATED = [name for name, section in SECTIONS.items() if section.trials["trials"]]
 TRAINING_NAME = TRAINING.path.stem if TRAINING else ""
 TRAINING_SECTIONS = TRAINING.sections if TRAINING else {}
+
+
+# As far as a machine's own list lacks it, an archive would show pictures as text.
+mimetypes.add_type("image/webp", ".webp")
+
+# An archive (--report) holds all its pictures in one file, so that of a brain it shows the table and the evaluation only.
+ARCHIVED_SECTIONS = 50
+
+
+def archived(images):
+    """Pictures of sections, marked for the archive of a run if it can hold them all."""
+    if len(SECTIONS) > ARCHIVED_SECTIONS:
+        return images
+    return report(
+        images,
+        patterns=["{picture,overview}.webp"],
+        caption="../report/overview.rst",
+        category="Sections",
+        labels={"section": "{section}", "shows": "the mended section"},
+    )
 
 
 def one_of(names):

@@ -5,30 +5,8 @@ of all sections.
 What is marked with report() comes into the archive of a run, snakemake --report.
 """
 
-import mimetypes
-
 
 report: "../report/workflow.rst"
-
-
-# As far as a machine's own list lacks it, an archive would show pictures as text.
-mimetypes.add_type("image/webp", ".webp")
-
-# An archive (--report) holds all its pictures in one file, so that of a brain it shows the table and the evaluation only.
-ARCHIVED_SECTIONS = 50
-
-
-def archived(images):
-    """Pictures of sections, marked for the archive of a run if it can hold them all."""
-    if len(SECTIONS) > ARCHIVED_SECTIONS:
-        return images
-    return report(
-        images,
-        patterns=["{picture,overview}.webp"],
-        caption="../report/overview.rst",
-        category="Sections",
-        labels={"section": "{section}", "shows": "the mended section"},
-    )
 
 
 rule report_section:
