@@ -651,7 +651,7 @@ def test_decisions_of_others_are_imported_and_what_is_wrong_is_named(written, re
     (tmp_path / "no.tsv").write_text("section\tverdict\n")
     page.locator("#review-import").set_input_files(tmp_path / "no.tsv")
     expect(page.locator("#review-errors li")).to_have_text(
-        "no.tsv: column “verdict” is unknown; expected a table that a section's page exported"
+        ["no.tsv: column “verdict” is unknown; expected a table that a section's page exported"]
     )
 
 
@@ -826,7 +826,7 @@ def test_what_the_workflow_would_refuse_is_not_imported(written, reviewer, table
     expect(page.locator("#review-message")).to_have_text("0 rows taken from decisions.tsv.")
     given.write_bytes("section\tregi\xf6n\n".encode("latin-1"))
     page.locator("#review-import").set_input_files(given)
-    expect(page.locator("#review-errors li")).to_have_text("decisions.tsv: is not text in UTF-8; save it as such")
+    expect(page.locator("#review-errors li")).to_have_text(["decisions.tsv: is not text in UTF-8; save it as such"])
 
 
 def test_taking_back_spares_what_others_said(written, reviewer, table, tmp_path):
