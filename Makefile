@@ -37,7 +37,7 @@ vendor: setup
 	python workflow/report/vendor/fetch.py tests/vendor/packages.json
 
 test: lint
-	OPENBLAS_NUM_THREADS=1 pytest
+	OPENBLAS_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 test-slurm: setup
 	CYTOMEND_SLURM=1 pytest tests/test_slurm.py

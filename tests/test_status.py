@@ -183,7 +183,8 @@ def test_the_last_error_of_a_log_is_a_sentence(log, error):
     assert last_error(log) == error
 
 
-def test_the_table_puts_what_needs_a_person_first_and_names_errors_and_totals(run, capsys):
+def test_the_table_puts_what_needs_a_person_first_and_names_errors_and_totals(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # of the terminal
     for name, stage in {"a": "done", "b": "mended", "c": "to plan", "d": "mending"}.items():
         run.advance(name, stage)
     run.write("logs/blend_section/b.log", "cytomend blend-section: results/b/corrected.ome.zarr: the disk is full\n")
