@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from cytomend.storage.pyramid import (
     halve_by_pooling,
     level_shapes,
     multiscales,
-    shard_boxes,
     write_levels,
 )
 
@@ -81,7 +81,7 @@ def test_levels_are_halved_and_rounded_up_until_they_fit_a_chunk(height, width, 
 def test_shards_cover_a_section_once_and_are_no_larger_than_it_needs(height, width):
     grid = Grid(64, 1024)
     side = grid.shard_for(height, width)
-    boxes = list(shard_boxes((height, width), grid))
+    boxes = list(Box(0, 0, height, width).tiles(side))
     assert sum((box.y1 - box.y0) * (box.x1 - box.x0) for box in boxes) == height * width
     assert all(box.y0 % side == box.x0 % side == 0 for box in boxes)
     assert side % 64 == 0
@@ -94,12 +94,21 @@ def test_shards_cover_a_section_once_and_are_no_larger_than_it_needs(height, wid
 def test_written_levels_are_those_of_the_whole_image(shape, channels, shard):
     lead = () if channels is None else (channels,)
     image = np.random.default_rng(0).integers(0, 65535, (*lead, *shape)).astype(np.uint16)
-    grid, group = Grid(16, shard), zarr.create_group({})
-    boxes = ((box, image[(..., *box.slices)]) for box in shard_boxes(shape, grid))
-    levels = write_levels(group, channels, shape, image.dtype, grid, boxes, halve_by_mean)
+    grid, asked = Grid(16, shard), list[Box]()
+
+    def base(box):
+        asked.append(box)
+        return image[(..., *box.slices)]
+
+    with TemporaryDirectory() as folder:
+        group = zarr.open_group(folder, mode="w")
+        write_levels(group, channels, shape, image.dtype, grid, base, halve_by_mean)
+        assert sorted(asked) == sorted(Box(0, 0, *shape).tiles(grid.shard_for(*shape)))
+        read = zarr.open_group(folder, mode="r")
+        levels = [read[str(level)][...] for level in range(len(list(read.arrays())))]
     assert [level.shape[-2:] for level in levels] == level_shapes(*shape, 16)
     for level in levels:
-        assert np.array_equal(level[...], image)
+        assert np.array_equal(level, image)
         image = halve_by_mean(image)
 
 
@@ -107,8 +116,7 @@ def test_a_shard_is_one_file_and_an_empty_one_is_none(tmp_path):
     image = np.zeros((64, 96), np.uint8)
     image[:16, :16] = 7
     grid, group = Grid(16, 32), zarr.open_group(tmp_path, mode="w")
-    boxes = ((box, image[box.slices]) for box in shard_boxes(image.shape, grid))
-    write_levels(group, None, image.shape, image.dtype, grid, boxes, halve_by_mean)
+    write_levels(group, None, image.shape, image.dtype, grid, lambda box: image[box.slices], halve_by_mean)
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("c/*/*")}
     assert files == {"0/c/0/0", "1/c/0/0", "2/c/0/0", "3/c/0/0"} & files
     assert "0/c/0/0" in files

@@ -24,7 +24,7 @@ import argparse
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,6 @@ from cytomend.storage.pyramid import (
     halve_by_mean,
     halve_by_pooling,
     multiscales,
-    shard_boxes,
     write_levels,
 )
 
@@ -94,12 +93,19 @@ class MendedCells:
         self.corners = [np.asarray(store["corners"]) for store in stores]
         self.regions = [np.asarray(store["region"]) for store in stores]
 
+    def touch(self, box: Box) -> bool:
+        """Whether any cell reaches into a box; where none does, nothing is mended."""
+        return any(len(self._reaching(corners, box)) for corners in self.corners)
+
+    def _reaching(self, corners: NDArray[np.int64], box: Box) -> NDArray[np.intp]:
+        low, high = np.array([box.y0, box.x0]) - self.cell_px, np.array([box.y1, box.x1])
+        return np.flatnonzero(((corners > low) & (corners < high)).all(axis=1))
+
     def paste(self, pixels: NDArray[Any], labels: NDArray[np.uint32], box: Box) -> int:
         """Overwrite the mended pixels of a box, (..., h, w), and return how many there were."""
         pasted = 0
         for store, corners, regions in zip(self.pixels, self.corners, self.regions, strict=True):
-            low, high = np.array([box.y0, box.x0]) - self.cell_px, np.array([box.y1, box.x1])
-            here = np.flatnonzero(((corners > low) & (corners < high)).all(axis=1))
+            here = self._reaching(corners, box)
             cells = np.asarray(store.oindex[(here, *(slice(None),) * (store.ndim - 1))]) if len(here) else ()
             for i, cell in zip(here, cells, strict=True):
                 pasted += self._paste_cell(cell, corners[i], int(regions[i]), pixels, labels, box)
@@ -154,7 +160,7 @@ def blend_section(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         group = zarr.open_group(work, mode="w", zarr_format=3)
         dtype = np.dtype(facts.dtype)
-        counted = _Corrected(image, plan, cells, grid)
+        counted = _Corrected(image, plan, cells)
         levels = write_levels(
             group, facts.channels if facts.channels > 1 else None, facts.shape, dtype, grid, counted, halve_by_mean
         )
@@ -165,7 +171,7 @@ def blend_section(
             )
         labels = group.create_group("labels/mended")
         label_levels = write_levels(
-            labels, None, facts.shape, np.dtype("uint32"), grid, _label_boxes(plan, grid), halve_by_maximum
+            labels, None, facts.shape, np.dtype("uint32"), grid, _Labels(plan, cells), halve_by_maximum
         )
         _describe(group, levels, label_levels, plan, stores)
         if facts.samples > 1:
@@ -177,39 +183,45 @@ def blend_section(
 
 
 class _Corrected:
-    """Iterates over the boxes of level 0 with corrected pixels, and counts what was mended."""
+    """Gives boxes of level 0 with corrected pixels, and counts what was mended."""
 
-    def __init__(self, image: SectionImage, plan: Plan, cells: MendedCells, grid: Grid) -> None:
-        self.image, self.plan, self.cells, self.grid, self.pasted = image, plan, cells, grid, 0
+    def __init__(self, image: SectionImage, plan: Plan, cells: MendedCells) -> None:
+        self.image, self.plan, self.cells, self.pasted = image, plan, cells, 0
 
-    def __iter__(self) -> Iterator[tuple[Box, NDArray[Any]]]:
-        for box in shard_boxes(self.plan.facts.shape, self.grid):
-            pixels = np.array(self.image.read(box))
-            labels = self.plan.mended(box)
-            if labels.any():
-                self.pasted += self.cells.paste(pixels, labels, box)
-            yield box, pixels if self.image.channels > 1 else pixels[0]
+    def __call__(self, box: Box) -> NDArray[Any]:
+        pixels = np.array(self.image.read(box))
+        if self.cells.touch(box):
+            self.pasted += self.cells.paste(pixels, np.asarray(self.plan.labels[box.slices]), box)
+        return pixels if self.image.channels > 1 else pixels[0]
 
 
-def _label_boxes(plan: Plan, grid: Grid) -> Iterator[tuple[Box, NDArray[Any]]]:
-    return ((box, plan.mended(box)) for box in shard_boxes(plan.facts.shape, grid))
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """Gives boxes of level 0 with the numbers of mended regions."""
+
+    plan: Plan
+    cells: MendedCells
+
+    def __call__(self, box: Box) -> NDArray[np.uint32] | None:
+        return self.plan.mended(box) if self.cells.touch(box) else None
 
 
 class _Deviations:
-    """Iterates over the boxes of level 0 with uncertainty, and sums it up by region."""
+    """Gives boxes of level 0 with uncertainty, and sums it up by region."""
 
-    def __init__(self, plan: Plan, cells: MendedCells, grid: Grid) -> None:
-        self.plan, self.cells, self.grid = plan, cells, grid
+    def __init__(self, plan: Plan, cells: MendedCells) -> None:
+        self.plan, self.cells = plan, cells
         self.sums = {int(number): 0 for number in plan.regions["region"]}
         self.largest = 0
 
-    def __iter__(self) -> Iterator[tuple[Box, NDArray[Any]]]:
-        for box, labels in _label_boxes(self.plan, self.grid):
-            if labels.any():
-                deviation = np.zeros(labels.shape, dtype=self.plan.facts.dtype)
-                self.cells.paste(deviation, labels, box)
-                self._add_up(deviation, labels)
-                yield box, deviation
+    def __call__(self, box: Box) -> NDArray[Any] | None:
+        if not self.cells.touch(box):
+            return None
+        labels = self.plan.mended(box)
+        deviation = np.zeros(labels.shape, dtype=self.plan.facts.dtype)
+        self.cells.paste(deviation, labels, box)
+        self._add_up(deviation, labels)
+        return deviation
 
     def _add_up(self, deviation: NDArray[Any], labels: NDArray[np.uint32]) -> None:
         own = labels > 0
@@ -222,7 +234,7 @@ class _Deviations:
 
 def _write_uncertainty(group: zarr.Group, plan: Plan, cells: MendedCells, grid: Grid) -> None:
     """Write the label-like image of what differs between samples, and say what it is."""
-    facts, found = plan.facts, _Deviations(plan, cells, grid)
+    facts, found = plan.facts, _Deviations(plan, cells)
     label = group.create_group(f"labels/{UNCERTAINTY}")
     levels = write_levels(label, None, facts.shape, np.dtype(facts.dtype), grid, found, halve_by_pooling)
     full_scale = uncertainty_scale(facts.value_range)
