@@ -21,13 +21,16 @@ STAGES = {
     "train-segmenter": "train a cell segmenter on phantoms and labelled images",
     "segment": "find the cells of a scan",
     "train-classifier": "train a classifier of layers or areas",
+    "screen-section": "propose the artefacts of a section that nobody annotated",
     "plan-section": "find the regions of a section, lay their windows, pack shards",
     "mend-shard": "mend the regions of one shard",
     "blend-section": "write the corrected pyramid of a section",
     "mend-trials": "mend masks laid over intact tissue of a section",
     "evaluate-section": "compare mended trials with intact tissue, and with controls",
+    "verify-section": "prove that a corrected section is its scan but for what it marks as mended",
     "report-section": "write the page of a section",
     "summarise-brain": "write the table and the page of all sections",
+    "verify": "say in plain words whether corrected sections can be trusted",
     "status": "say where each section of a run stands, what failed, and whether results are whole",
 }
 

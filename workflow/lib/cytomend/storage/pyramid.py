@@ -7,7 +7,10 @@ process writes a store.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +160,8 @@ class Pyramid:
         """Write a shard and all below it; return its pixels, or None where there are none."""
         pixels = self._halved(level, box, base) if level else base(box)
         if pixels is not None:
-            self.levels[level][(..., *box.slices)] = pixels
+            with _errors_of_the_system():
+                self.levels[level][(..., *box.slices)] = pixels
         return pixels
 
     def _halved(self, level: int, box: Box, base: Callable[[Box], Pixels | None]) -> Pixels | None:
@@ -173,6 +177,18 @@ class Pyramid:
             halved, y, x = self.halve(found), part.y0 // 2 - box.y0, part.x0 // 2 - box.x0
             pixels[..., y : y + halved.shape[-2], x : x + halved.shape[-1]] = halved
         return pixels
+
+
+@contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """Raise as OSError what the encoder tells as text: a full disk is to be known for one."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if not found:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_levels(
