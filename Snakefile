@@ -10,6 +10,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/mend.smk"
 include: "workflow/rules/blend.smk"
+include: "workflow/rules/verify.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
@@ -22,6 +23,7 @@ rule all:
     input:
         expand("results/{section}/corrected.ome.zarr", section=sorted(SECTIONS)),
         expand("results/{section}/corrected.manifest.json", section=sorted(SECTIONS)),
+        expand("results/{section}/verdict.json", section=sorted(SECTIONS)),
         expand("results/{section}/evaluation", section=sorted(EVALUATED)),
         expand("results/{section}/evaluation.manifest.json", section=sorted(EVALUATED)),
         expand("results/{section}/report/index.html", section=sorted(SECTIONS)),

@@ -61,6 +61,7 @@ def metrics(section, number=0, **other):
             "mask_blake2b": "0" * 40,
             "cytomend": "0.1.0",
             "evaluated": False,
+            "proved": None,
             "warnings": (),
             "flagged": 0,
             "regions_accepted": 0,
@@ -253,6 +254,20 @@ def test_a_link_to_the_sections_with_warnings_shows_them(brain, shown):
     assert names(page) == ["B9"]
     page.locator(".warned summary").first.click()
     assert page.locator(".warned li").all_text_contents() == ["1.5 µm a pixel in the file", "a second one"]
+
+
+def test_sections_that_are_not_what_they_say_come_before_all_else(brain, shown):
+    proved = {"B9": True, "B10": None, "B11": False}
+    written = brain(*(metrics(name, 2, proved=holds) for name, holds in proved.items()))
+    page = shown(written)
+    wrong = page.get_by_role("alert", name="Wrong sections")
+    assert "Do not use 1 corrected section: it is not what it says." in wrong.text_content()
+    assert wrong.get_by_role("link").all_text_contents() == ["B11"]
+    assert "1 proved" in page.locator(".facts").text_content()
+    rows = csv.DictReader(written.table.read_text().splitlines(), delimiter="\t")
+    assert {row["section"]: row["proved"] for row in rows} == {"B9": "True", "B10": "", "B11": "False"}
+    wrong.get_by_role("link", name="B11").click()
+    assert page.title() == "2"
 
 
 # --- what a row says ----------------------------------------------------------------------------------------------

@@ -79,7 +79,15 @@ def test_a_reviewer_decides_and_the_next_run_does_as_she_said(lab, visit):
     # The workflow does as she said: with that section alone.
     lab.config["decisions"] = "config/decisions"
     lab.write()
-    chain = ("plan_section", "mend_shard", "blend_section", "mend_trials", "evaluate_section", "report_section")
+    chain = (
+        "plan_section",
+        "mend_shard",
+        "blend_section",
+        "verify_section",
+        "mend_trials",
+        "evaluate_section",
+        "report_section",
+    )
     assert lab.would_run() == {*(f"{rule} left" for rule in chain), "summarise_brain"}
     lab.snakemake()
     after, scan = lab.corrected("left"), tifffile.imread(lab.folder / "data" / "left.tif")

@@ -41,6 +41,8 @@ from cytomend.stages.mend_shard import Machine, MendSettings, mend_shard
 from cytomend.stages.plan_section import PlanSettings, plan_section
 from cytomend.stages.report_section import ReportSettings, report_section
 from cytomend.stages.summarise_brain import COLUMNS, BrainSettings, summarise_brain
+from cytomend.stages.verify_section import verify_section
+from cytomend.verdict import CHECKS, Verdict
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=\"alert('2')\">{{ 7 * 7 }}"
 SHOW = ReportSettings(overview_px=128, context_px=8, crop_px=64, pictures=60, segmenter="classical")
@@ -88,8 +90,11 @@ class Mended:
     plan: object
     corrected: object
 
-    def report(self, out, settings=SHOW):
-        return report_section(self.image, self.plan, self.corrected, settings, out)
+    def report(self, out, settings=SHOW, verdict=None):
+        return report_section(self.image, self.plan, self.corrected, settings, out, verdict=verdict)
+
+    def verify(self):
+        return verify_section(self.image, self.plan, self.corrected)
 
 
 @pytest.fixture(scope="session")
@@ -425,6 +430,49 @@ def test_a_corrected_section_of_another_plan_is_refused(mend, tmp_path):
         report_section(one.image, one.plan, other.corrected, SHOW, tmp_path / "index.html")
     with pytest.raises(InputError, match="expected a corrected section"):
         report_section(one.image, one.plan, one.plan, SHOW, tmp_path / "index.html")
+
+
+# --- what is proved of it -----------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_is_proved_of_the_section(mended, tmp_path):
+    page = mended.report(tmp_path / "index.html", verdict=mended.verify())
+    assert SectionMetrics.read(page.with_name("metrics.json")).proved is True
+    told = Page.read(page).text
+    compared, all_px = (f"{count:,}".replace(",", " ") for count in ((~three_holes()).sum(), three_holes().size))
+    assert f"{compared} of {all_px} pixels were compared with the scan, and all are equal" in told
+    assert all(what in told for name, what in CHECKS.items() if name != "uncertainty")
+    assert "Do not use" not in told
+
+
+def test_the_page_warns_of_a_section_that_is_not_what_it_says(mend, tmp_path):
+    mended = mend(tissue(), three_holes())
+    level = zarr.open_array(mended.corrected / "1")
+    level[0, 0] = 255 - level[0, 0]
+    verdict = mended.verify()
+    page = mended.report(tmp_path / "index.html", verdict=verdict)
+    assert SectionMetrics.read(page.with_name("metrics.json")).proved is False
+    told = Page.read(page)
+    assert "Do not use this corrected section" in told.text
+    assert "found 1 others, first at y 0, x 0" in told.text
+    assert len(told.all("li", "wrong")) == sum(not check.holds for check in verdict.checks) > 0
+
+
+def test_the_page_of_a_section_without_a_verdict_claims_no_proof(mended, tmp_path):
+    page = mended.report(tmp_path / "index.html")
+    assert SectionMetrics.read(page.with_name("metrics.json")).proved is None
+    assert "Proof" not in Page.read(page).text
+
+
+def test_a_verdict_on_another_section_is_refused(mended, mend, tmp_path):
+    other = mend(tissue(), ~three_holes(), section="B08")
+    with pytest.raises(
+        InputError, match=r"expected the section that the verdict speaks of .* run `cytomend verify-section`"
+    ):
+        mended.report(tmp_path / "index.html", verdict=other.verify())
+    told = verify_section(mended.image, mended.plan, mended.corrected, key="as it was").write(tmp_path / "verdict.json")
+    with pytest.raises(InputError, match=r"verdict on the section as it is now \(key as it is\)"):
+        Verdict.read(told, "as it is")
 
 
 # --- the page of the brain ----------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ def test_the_stage_reached_and_the_regions_done_are_told_from_the_files(run, sta
         ("mending", "mend_shard", "mend_shard/s.1.log"),
         ("mending", "mend_trials", "mend_trials/s.log"),
         ("mended", "blend_section", "blend_section/s.log"),
+        ("blended", "verify_section", "verify_section/s.log"),
         ("evaluated", "report_section", "report_section/s.log"),
     ],
 )

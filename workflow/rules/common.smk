@@ -36,6 +36,7 @@ from cytomend.needs import (
     mend_request,
     plan_request,
     report_request,
+    stream_request,
     trials_request,
 )
 from cytomend.settings import checked, key, one_line
@@ -274,6 +275,14 @@ def blend_key(wildcards):
     )
 
 
+def verify_key(wildcards):
+    """All that reaches the verdict on a section."""
+    return key(
+        blend=blend_key(wildcards),
+        code=fingerprint("cytomend.stages.verify_section"),
+    )
+
+
 def trials_key(wildcards):
     """All that reaches the mended trials of a section."""
     return key(
@@ -328,6 +337,11 @@ def evaluate_asks(wildcards):
 def blend_asks(wildcards):
     """What blending asks for."""
     return blend_request(needs(wildcards), CONFIG["pyramid"]["shard_px"])
+
+
+def verify_asks(wildcards):
+    """What proving asks for."""
+    return stream_request(needs(wildcards))
 
 
 def report_asks(wildcards):

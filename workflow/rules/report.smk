@@ -1,6 +1,6 @@
 """Show what was done.
 
-Reads scan, plan and corrected pyramid; writes one page a section that opens from disk, with tiles to zoom into beside it, its metrics, and the page and table
+Reads scan, plan, corrected pyramid and its verdict; writes one page a section that opens from disk, with tiles to zoom into beside it, its metrics, and the page and table
 of all sections.
 What is marked with report() comes into the archive of a run, snakemake --report.
 """
@@ -14,6 +14,7 @@ rule report_section:
     input:
         plan=rules.plan_section.output.manifest,
         corrected=rules.blend_section.output.manifest,
+        verdict=rules.verify_section.output.verdict,
         evaluation=evaluation,
         image=image,
     output:
@@ -33,6 +34,7 @@ rule report_section:
         runtime=minutes(report_asks),
     params:
         upstream=blend_key,
+        proved=verify_key,
         evaluated=evaluate_key,
         evaluation=evaluation_option,
         decisions=decisions_option,
@@ -54,7 +56,8 @@ rule report_section:
         ),
     shell:
         "python -m cytomend report-section --image={input.image:q} --plan results/{wildcards.section}/plan"
-        " --corrected results/{wildcards.section}/corrected.ome.zarr {params.evaluation:q} {params.decisions:q}"
+        " --corrected results/{wildcards.section}/corrected.ome.zarr --verdict {input.verdict:q}"
+        " --proved {params.proved} {params.evaluation:q} {params.decisions:q}"
         " --benchmarks benchmarks"
         " --settings {params.settings:q} --after {params.upstream} --out {output.page:q} &> {log:q}"
 

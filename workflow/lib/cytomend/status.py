@@ -140,6 +140,7 @@ def section_status(name: str, shards: int, evaluated: bool, places: Places) -> S
         "blend_section": (is_mended and corrected is None, [plan, *mended]),
         "mend_trials": (plan is not None and trials is None and not compared, [plan]),
         "evaluate_section": (trials is not None and not compared, [plan, trials]),
+        "verify_section": (blended and not _exists(f"{folder}/verdict.json"), [corrected]),
         "report_section": (blended and compared and not shown, [corrected, evaluation]),
     }
     jobs = [(rule, name, needs) for rule, (is_wanted, needs) in wanted.items() if is_wanted]

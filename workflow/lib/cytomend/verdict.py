@@ -101,19 +101,25 @@ class Verdict:
         return path
 
     @classmethod
-    def read(cls, path: Path) -> Verdict:
-        """Read it back.
+    def read(cls, path: Path, key: str | None = None) -> Verdict:
+        """Read it back; with a key, only that which was made from what the key stands for.
 
         Raises
         ------
         InputError
-            If it is missing or damaged.
+            If it is missing, damaged, or has another key.
         """
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**record, "checks": [Check(**check) for check in record["checks"]]})
+            verdict = cls(**{**record, "checks": [Check(**check) for check in record["checks"]]})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: expected the verdict on a section ({error}); delete it and run again") from error
+        if key and verdict.key != key:
+            raise InputError(
+                f"{path}: expected a verdict on the section as it is now (key {key[:12]}), found one with key"
+                f" {(verdict.key or 'none')[:12]}; delete it and run again"
+            )
+        return verdict
 
 
 def advice(failed: list[str], image: Path, plan_folder: Path, corrected: Path) -> Iterator[str]:

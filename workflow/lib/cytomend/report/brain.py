@@ -81,7 +81,11 @@ class Row(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Numbers over all sections; ``ways`` are the different ways of mending, each with its number of sections."""
+    """Numbers over all sections.
+
+    ``ways`` are the different ways of mending, each with its number of sections; ``wrong`` the names and pages of those
+    whose verdict does not hold.
+    """
 
     sections: int
     mended_sections: int
@@ -93,6 +97,8 @@ class Totals(NamedTuple):
     mended_share: float
     mended_mm2: float
     warned_sections: int
+    wrong: list[tuple[str, str]]
+    proved_sections: int
     evaluated_sections: int
     ways: list[tuple[str, int]]
     hours: Hours
@@ -115,6 +121,8 @@ def total(rows: Sequence[Row]) -> Totals:
         mended_share=mended_px / all_px if all_px else 0.0,
         mended_mm2=sum(section.mended_mm2 for section in sections),
         warned_sections=sum(bool(section.warnings) for section in sections),
+        wrong=[(row.section.section, row.page) for row in rows if row.section.proved is False],
+        proved_sections=sum(section.proved is True for section in sections),
         evaluated_sections=sum(section.evaluated for section in sections),
         ways=Counter(row.way for row in rows).most_common(),
         hours=sum((row.hours for row in rows), Hours()),

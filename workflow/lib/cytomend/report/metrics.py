@@ -12,6 +12,7 @@ from cytomend.regions.plan import SectionFacts
 from cytomend.report.corrected import CorrectedSection
 from cytomend.report.decisions import DecisionsShown
 from cytomend.report.regions import RegionFacts
+from cytomend.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class SectionMetrics:
     mask_blake2b: str
     cytomend: str
     evaluated: bool
+    proved: bool | None
     warnings: tuple[str, ...]
     flagged: int
     regions_accepted: int
@@ -108,6 +110,7 @@ def measure(
     corrected: CorrectedSection,
     warnings: tuple[str, ...],
     said: DecisionsShown,
+    verdict: Verdict | None,
     *,
     flagged: int,
     evaluated: bool,
@@ -119,6 +122,7 @@ def measure(
     facts, regions, corrected : what was planned and mended
     warnings : sentences
     said : what reviewers decided
+    verdict : what was proved of the corrected section, if it was
     flagged : regions that look wrong
     evaluated : whether the section has an evaluation
 
@@ -155,6 +159,7 @@ def measure(
         stride_px=facts.stride_px,
         mask_blake2b=facts.mask_blake2b,
         evaluated=evaluated,
+        proved=verdict.holds if verdict else None,
         warnings=warnings,
         flagged=flagged,
         # The earliest rows come first.

@@ -31,6 +31,7 @@ Entries of ``metrics.json``:
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
 | ``evaluated`` | | whether the page shows an evaluation |
+| ``proved`` | | whether the verdict on the corrected section holds; null without one |
 | ``warnings`` | | sentences |
 | ``flagged`` | | regions that look wrong |
 | ``regions_accepted``, ``regions_left``, ``regions_redrawn``, ``regions_undecided`` | | what was decided of them |
@@ -51,6 +52,7 @@ from PIL import Image
 
 from cytomend.costs import elapsed_s, shard_benchmark
 from cytomend.decisions import section_decisions
+from cytomend.errors import InputError
 from cytomend.heat import RAMP
 from cytomend.regions.plan import Plan, SectionFacts
 from cytomend.report.assets import Asset
@@ -71,6 +73,7 @@ from cytomend.segmentation.segmenters import open_segmenter
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest, require_key, write_whole
+from cytomend.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ def report_section(
     evaluation: Path | None = None,
     decisions: Path | None = None,
     benchmarks: Path | None = None,
+    verdict: Verdict | None = None,
 ) -> Path:
     """Write the page of a section, its pictures and ``metrics.json`` beside it, and return the page.
 
@@ -114,16 +118,23 @@ def report_section(
     evaluation : what `evaluate_section` made of the section, if it was evaluated
     decisions : what reviewers decided, a table or a folder of tables
     benchmarks : folder where Snakemake writes what jobs took, if it did
+    verdict : what was proved of the corrected section, if it was
 
     Raises
     ------
     InputError
-        If scan, plan and corrected section do not belong together, or the segmenter is unknown.
+        If scan, plan, corrected section and verdict do not belong together, or the segmenter is unknown.
     """
     plan = Plan.read(plan_folder)
     require_planned(image_path, manifest_of(plan_folder))
     facts, regions = plan.facts, region_facts(plan.regions)
     mended = CorrectedSection.open(corrected, facts)
+    made = str(read_manifest(manifest_of(corrected))["sha256"])
+    if verdict and verdict.corrected_sha256 != made:
+        raise InputError(
+            f"{corrected}: expected the section that the verdict speaks of ({verdict.corrected_sha256[:16]}...), found"
+            f" another ({made[:16]}...); run `cytomend verify-section` on it"
+        )
     said = decisions_shown(section_decisions(decisions, facts.section), plan, mended.provenance)
     with open_image(image_path) as image:
         # What the plan says of the scan comes first; opening it again may repeat some of it.
@@ -133,12 +144,12 @@ def report_section(
         with one_writer(out.parent / IMAGES) as work:
             shutil.rmtree(work)
             # A page that is open while another is written must not show the other's tiles.
-            tiled = str(read_manifest(manifest_of(corrected))["sha256"])[:12]
+            tiled = made[:12]
             tiles = _write_images(work, tiled, shown, image, mended, facts, settings, evaluation)
             publish(work, out.parent / IMAGES, {"section": facts.section})
     listed = [*_mended_regions(reviewed, len(shown), mended, facts), *_left_regions(plan)]
     flagged = sum(bool(one.flags) for one in listed)
-    metrics = measure(facts, regions, mended, warnings, said, flagged=flagged, evaluated=evaluation is not None)
+    metrics = measure(facts, regions, mended, warnings, said, verdict, flagged=flagged, evaluated=bool(evaluation))
     seconds = _seconds(plan, regions, benchmarks)
     records = [region_record(one, mended, facts, seconds.get(one.facts.number)) for one in listed]
     write_page(
@@ -158,6 +169,7 @@ def report_section(
         },
         folder=IMAGES,
         decisions=said,
+        verdict=verdict,
         uncertainty=mended.uncertainty,
         heat_ramp=RAMP,
         evaluation=EvaluationShown.read(evaluation, out, out.parent / IMAGES / FIGURES) if evaluation else None,
@@ -266,6 +278,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="folder of the plan")
     parser.add_argument("--corrected", type=Path, required=True, help="corrected section (OME-Zarr)")
     parser.add_argument("--evaluation", type=Path, help="folder of its evaluation, if it has one")
+    parser.add_argument("--verdict", type=Path, help="what `cytomend verify-section` says of the corrected section")
+    parser.add_argument("--proved", metavar="KEY", help="refuse a verdict that was made from something else")
     parser.add_argument("--after", metavar="KEY", help="refuse a corrected section that was made from something else")
     parser.add_argument("--evaluated", metavar="KEY", help="refuse an evaluation that was made from something else")
     parser.add_argument("--decisions", type=Path, help="table of reviewers' decisions, or a folder of them")
@@ -280,8 +294,15 @@ def main(args: argparse.Namespace) -> None:
     require_key(args.corrected, args.after)
     if args.evaluation:
         require_key(args.evaluation, args.evaluated)
-    settings = ReportSettings(**json.loads(args.settings))
     page = report_section(
-        args.image, args.plan, args.corrected, settings, args.out, args.evaluation, args.decisions, args.benchmarks
+        args.image,
+        args.plan,
+        args.corrected,
+        ReportSettings(**json.loads(args.settings)),
+        args.out,
+        args.evaluation,
+        args.decisions,
+        args.benchmarks,
+        Verdict.read(args.verdict, args.proved) if args.verdict else None,
     )
     print(page)

@@ -24,6 +24,7 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
+| ``proved`` | | whether the verdict on the corrected section holds; empty without one |
 | ``flagged`` | | regions that look wrong |
 | ``regions_accepted``, ``regions_left``, ``regions_redrawn``, ``regions_undecided`` | | what was decided of them |
 | ``density_error``, ``density_floor`` | of 1 | median error of cell density in intact trials, and of the floor |
@@ -100,6 +101,7 @@ COLUMNS = (
     "source_blake2b",
     "mask_blake2b",
     "cytomend",
+    "proved",
     "flagged",
     "regions_accepted",
     "regions_left",
