@@ -92,23 +92,29 @@ class MendedCells:
         self.pixels: list[zarr.Array[Any]] = [store[name] for store in stores]  # type: ignore[misc]
         self.corners = [np.asarray(store["corners"]) for store in stores]
         self.regions = [np.asarray(store["region"]) for store in stores]
+        self.rows = [np.argsort(corners[:, 0], kind="stable") for corners in self.corners]
 
     def touch(self, box: Box) -> bool:
         """Whether any cell reaches into a box; where none does, nothing is mended."""
-        return any(len(self._reaching(corners, box)) for corners in self.corners)
+        return any(len(self._reaching(store, box)) for store in range(len(self.pixels)))
 
-    def _reaching(self, corners: NDArray[np.int64], box: Box) -> NDArray[np.intp]:
-        low, high = np.array([box.y0, box.x0]) - self.cell_px, np.array([box.y1, box.x1])
-        return np.flatnonzero(((corners > low) & (corners < high)).all(axis=1))
+    def _reaching(self, store: int, box: Box) -> NDArray[np.intp]:
+        """Return which cells of a store reach into a box, looking only at those of its rows."""
+        corners, rows = self.corners[store], self.rows[store]
+        first, last = np.searchsorted(corners[:, 0], (box.y0 - self.cell_px + 1, box.y1), sorter=rows)
+        near = rows[first:last]
+        x = corners[near, 1]
+        return np.sort(near[(x > box.x0 - self.cell_px) & (x < box.x1)])
 
     def paste(self, pixels: NDArray[Any], labels: NDArray[np.uint32], box: Box) -> int:
         """Overwrite the mended pixels of a box, (..., h, w), and return how many there were."""
         pasted = 0
-        for store, corners, regions in zip(self.pixels, self.corners, self.regions, strict=True):
-            here = self._reaching(corners, box)
+        for number, store in enumerate(self.pixels):
+            here = self._reaching(number, box)
             cells = np.asarray(store.oindex[(here, *(slice(None),) * (store.ndim - 1))]) if len(here) else ()
             for i, cell in zip(here, cells, strict=True):
-                pasted += self._paste_cell(cell, corners[i], int(regions[i]), pixels, labels, box)
+                corner, region = self.corners[number][i], int(self.regions[number][i])
+                pasted += self._paste_cell(cell, corner, region, pixels, labels, box)
         return pasted
 
     def _paste_cell(
@@ -171,7 +177,7 @@ def blend_section(
             )
         labels = group.create_group("labels/mended")
         label_levels = write_levels(
-            labels, None, facts.shape, np.dtype("uint32"), grid, _Labels(plan, cells), halve_by_maximum
+            labels, None, facts.shape, np.dtype("uint32"), grid.sparse, _Labels(plan, cells), halve_by_maximum
         )
         _describe(group, levels, label_levels, plan, stores)
         if facts.samples > 1:
@@ -189,7 +195,7 @@ class _Corrected:
         self.image, self.plan, self.cells, self.pasted = image, plan, cells, 0
 
     def __call__(self, box: Box) -> NDArray[Any]:
-        pixels = np.array(self.image.read(box))
+        pixels = self.image.read(box)
         if self.cells.touch(box):
             self.pasted += self.cells.paste(pixels, np.asarray(self.plan.labels[box.slices]), box)
         return pixels if self.image.channels > 1 else pixels[0]
@@ -236,7 +242,7 @@ def _write_uncertainty(group: zarr.Group, plan: Plan, cells: MendedCells, grid: 
     """Write the label-like image of what differs between samples, and say what it is."""
     facts, found = plan.facts, _Deviations(plan, cells)
     label = group.create_group(f"labels/{UNCERTAINTY}")
-    levels = write_levels(label, None, facts.shape, np.dtype(facts.dtype), grid, found, halve_by_pooling)
+    levels = write_levels(label, None, facts.shape, np.dtype(facts.dtype), grid.sparse, found, halve_by_pooling)
     full_scale = uncertainty_scale(facts.value_range)
     listed = min(found.largest, MOST_COLOURS)
     colours = [

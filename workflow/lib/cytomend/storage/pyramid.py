@@ -1,18 +1,18 @@
 """The corrected section on disk: OME-Zarr 0.5 (Zarr v3, sharded), all levels written in one pass, with its labels.
 
 The shards of level 0 are asked for in Morton order, so that a shard of a further level is complete, and written, as
-soon as its four are: every pixel is read once and encoded once, and one shard a level is in memory. Exactly one
-process writes a store.
+soon as its four are: every pixel is read once and encoded once, and one shard a level is in memory, besides the next
+that is being read and the last that is being encoded. Exactly one process writes a store.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from cytomend.geometry import Box
+from cytomend.overlap import overlapped
 
 Pixels = NDArray[Any]
 VERSION = "0.5"
@@ -33,6 +34,11 @@ class Grid:
 
     chunk_px: int
     shard_px: int
+
+    @property
+    def sparse(self) -> Grid:
+        """How a pyramid is cut in which little is not zero: only shards that hold something are made and stored."""
+        return Grid(self.chunk_px, min(self.shard_px, 2 * self.chunk_px))
 
     def shard_for(self, height: int, width: int) -> int:
         """Return the shard side for a level: no larger than the level needs."""
@@ -94,6 +100,14 @@ def _even(array: Pixels) -> Pixels:
     return np.pad(array, odd, mode="edge") if any(after for _, after in odd) else array
 
 
+class Shard(NamedTuple):
+    """A shard that is to be written: its level, its place there, and its pixels, or None where there are none."""
+
+    level: int
+    box: Box
+    pixels: Pixels | None
+
+
 @dataclass(frozen=True, slots=True)
 class Pyramid:
     """A pyramid while it is written.
@@ -103,11 +117,13 @@ class Pyramid:
     levels : its arrays, (y, x) or (c, y, x), each half the one before
     sides : side of a shard, of each
     halve : how four pixels become one
+    parents : of each level, the shard that is not yet whole
     """
 
     levels: list[zarr.Array[Any]]
     sides: list[int]
     halve: Callable[[Pixels], Pixels]
+    parents: dict[int, Pixels] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -152,31 +168,55 @@ class Pyramid:
             config={"write_empty_chunks": False},
         )
 
-    def shards(self, level: int) -> Iterator[Box]:
-        """Yield the boxes of a level, one a shard, in reading order."""
-        return Box(0, 0, *self.levels[level].shape[-2:]).tiles(self.sides[level])
+    def bases(self) -> Iterator[Box]:
+        """Yield the shards of level 0 in Morton order: those of a further level's shard one after another."""
+        top = len(self.levels) - 1
+        for box in Box(0, 0, *self._shape(top)).tiles(self.sides[top]):
+            yield from self._bases(top, box)
 
-    def write(self, level: int, box: Box, base: Callable[[Box], Pixels | None]) -> Pixels | None:
-        """Write a shard and all below it; return its pixels, or None where there are none."""
-        pixels = self._halved(level, box, base) if level else base(box)
-        if pixels is not None:
-            with _errors_of_the_system():
-                self.levels[level][(..., *box.slices)] = pixels
-        return pixels
+    def _bases(self, level: int, box: Box) -> Iterator[Box]:
+        if level == 0:
+            yield box
+            return
+        for part in self._below(level, box).tiles(self.sides[level - 1]):
+            yield from self._bases(level - 1, part)
 
-    def _halved(self, level: int, box: Box, base: Callable[[Box], Pixels | None]) -> Pixels | None:
-        height, width = self.levels[level - 1].shape[-2:]
-        below = Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1).clip((height, width))
-        pixels: Pixels | None = None
-        for part in below.tiles(self.sides[level - 1]):
-            found = self.write(level - 1, part, base)
-            if found is None:
-                continue
-            if pixels is None:
-                pixels = np.zeros((*found.shape[:-2], *box.shape), found.dtype)
-            halved, y, x = self.halve(found), part.y0 // 2 - box.y0, part.x0 // 2 - box.x0
-            pixels[..., y : y + halved.shape[-2], x : x + halved.shape[-1]] = halved
-        return pixels
+    def _below(self, level: int, box: Box) -> Box:
+        """Return which part of the level below a box is made of."""
+        return Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1).clip(self._shape(level - 1))
+
+    def _shape(self, level: int) -> tuple[int, int]:
+        height, width = self.levels[level].shape[-2:]
+        return height, width
+
+    def completed(self, base: Shard) -> list[Shard]:
+        """Return a shard of level 0, asked in order, and those of further levels that it completes."""
+        done = [base]
+        while done[-1].level < len(self.levels) - 1 and (parent := self._put(done[-1])):
+            done.append(parent)
+        return done
+
+    def _put(self, part: Shard) -> Shard | None:
+        """Halve a shard into the one above it, and return that if it is whole now."""
+        level, side = part.level + 1, self.sides[part.level + 1]
+        y0, x0 = (edge // 2 // side * side for edge in (part.box.y0, part.box.x0))
+        box = Box(y0, x0, y0 + side, x0 + side).clip(self._shape(level))
+        if part.pixels is not None:
+            if level not in self.parents:
+                self.parents[level] = np.zeros((*part.pixels.shape[:-2], *box.shape), part.pixels.dtype)
+            halved, y, x = self.halve(part.pixels), part.box.y0 // 2 - y0, part.box.x0 // 2 - x0
+            self.parents[level][..., y : y + halved.shape[-2], x : x + halved.shape[-1]] = halved
+        below = self._below(level, box)
+        if (part.box.y1, part.box.x1) < (below.y1, below.x1):
+            return None
+        return Shard(level, box, self.parents.pop(level, None))
+
+    def write(self, shards: Iterable[Shard]) -> None:
+        """Write shards."""
+        for level, box, pixels in shards:
+            if pixels is not None:
+                with _errors_of_the_system():
+                    self.levels[level][(..., *box.slices)] = pixels
 
 
 @contextmanager
@@ -207,13 +247,12 @@ def write_levels(
     group : receives arrays ``0``, ``1``, ...
     channels : None for (y, x) arrays, a number for (c, y, x)
     shape : (height, width) of level 0
-    base : gives the pixels of a shard of level 0, (h, w) or (C, h, w), or None for zeros; asked once for each
+    base : gives the pixels of a shard of level 0, (h, w) or (C, h, w), or None for zeros; asked once for each,
+        one after another, in a thread of its own
     halve : how four pixels become one; of zeros it makes zeros
     """
     pyramid = Pyramid.create(group, channels, shape, dtype, grid, halve)
-    top = len(pyramid.levels) - 1
-    for box in pyramid.shards(top):
-        pyramid.write(top, box, base)
+    overlapped(pyramid.bases(), lambda box: Shard(0, box, base(box)), pyramid.completed, pyramid.write)
     return pyramid.levels
 
 

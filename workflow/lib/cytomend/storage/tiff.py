@@ -28,7 +28,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # Decoded segments kept for the next box. Compressed strips run across the whole section, so that every box of a row of
 # boxes needs all strips of that row: unless they are kept, a section 100,000 px wide is decoded dozens of times.
-CACHE_BYTES = 128 << 20
+CACHE_BYTES = 64 << 20
 STRIP_CACHE_ROWS = 4608  # the largest boxes in use are 4096 px high, and seldom begin where a strip does
 STRIP_CACHE_BYTES = 1 << 30
 # A compressed strip must be decoded whole; above this the file cannot be read by region.
