@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from cytomend.errors import InputError, ResourceError
 
 CHECKSUMS = "checksums.tsv"
+READERS = 4
 BOOKKEEPING = {CHECKSUMS, ".snakemake_timestamp"}
 """Files in a published folder that are not part of the result."""
 
@@ -102,7 +104,8 @@ def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
     facts : what the manifest says besides the checksums; builtins only
     """
     manifest = manifest_of(folder)
-    digests = {str(path.relative_to(work)): _sha256(path) for path in sorted(_files(work))}
+    names = [str(path.relative_to(work)) for path in sorted(_files(work))]
+    digests = dict(zip(names, _sha256_of_all(work, names), strict=True))
     listing = "".join(f"{digest}\t{name}\n" for name, digest in digests.items())
     (work / CHECKSUMS).write_text(listing, encoding="utf-8")
     record = {"sha256": hashlib.sha256(listing.encode()).hexdigest(), "files": len(digests), **facts}
@@ -176,8 +179,10 @@ def read_manifest(manifest: Path) -> dict[str, Any]:
 
 def damaged_files(folder: Path) -> list[str]:
     """Return the files of a published folder that are missing or altered since it was written, by their checksums."""
-    expected = checksums(folder).items()
-    return [name for name, digest in expected if not (folder / name).is_file() or _sha256(folder / name) != digest]
+    expected = checksums(folder)
+    there = [name for name in expected if (folder / name).is_file()]
+    found = dict(zip(there, _sha256_of_all(folder, there), strict=True))
+    return [name for name, digest in expected.items() if found.get(name) != digest]
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -276,6 +281,12 @@ def _existing(path: Path) -> Path:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path.name not in BOOKKEEPING)
+
+
+def _sha256_of_all(folder: Path, names: list[str]) -> Iterator[str]:
+    """Yield the checksums of files, of which several are read at a time."""
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(_sha256, (folder / name for name in names))
 
 
 def _sha256(path: Path) -> str:

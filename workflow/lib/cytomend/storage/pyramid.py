@@ -2,7 +2,7 @@
 
 The shards of level 0 are asked for in Morton order, so that a shard of a further level is complete, and written, as
 soon as its four are: every pixel is read once and encoded once, and one shard a level is in memory, besides the next
-that is being read and the last that is being encoded. Exactly one process writes a store.
+that is being read and the last two that are being encoded. Exactly one process writes a store.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from cytomend.overlap import overlapped
 
 Pixels = NDArray[Any]
 VERSION = "0.5"
+WRITERS = 2
+"""Shards that are encoded at a time: while one is stored, another is compressed."""
 ENCODER = "zarrs.ZarrsCodecPipeline"
 """Encodes the chunks of a shard side by side, outside Python: several times as fast as zarr alone."""
 
@@ -252,7 +254,7 @@ def write_levels(
     halve : how four pixels become one; of zeros it makes zeros
     """
     pyramid = Pyramid.create(group, channels, shape, dtype, grid, halve)
-    overlapped(pyramid.bases(), lambda box: Shard(0, box, base(box)), pyramid.completed, pyramid.write)
+    overlapped(pyramid.bases(), lambda box: Shard(0, box, base(box)), pyramid.completed, pyramid.write, WRITERS)
     return pyramid.levels
 
 
