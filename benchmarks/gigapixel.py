@@ -99,7 +99,7 @@ def tears(shape: tuple[int, int], share: float) -> list[Polygon]:
 
 def _tear(draw: np.random.Generator, *, thick: bool) -> Polygon:
     length, points = 100 * 20 ** draw.random(), 40
-    half = length * (0.2 if thick else 0.05) * np.sin(np.linspace(0.1, np.pi - 0.1, points))
+    half = length * (0.35 if thick else 0.05) * np.sin(np.linspace(0.1, np.pi - 0.1, points))
     half *= draw.uniform(0.6, 1.4, points)
     bend = ndimage.gaussian_filter1d(draw.normal(0, length / 4, points), 8)
     along = np.linspace(-length / 2, length / 2, points)
