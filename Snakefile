@@ -7,6 +7,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/screen.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/mend.smk"
 include: "workflow/rules/blend.smk"

@@ -62,7 +62,7 @@ def evaluate_phantom(number: int, args: argparse.Namespace) -> Path:
     section = settings_of(checked(row, "sections", "benchmark"), config, "benchmark")
     plan, store, out = folder / "plan", folder / "trials.zarr", folder / "evaluation"
     if not manifest_of(plan).exists():
-        plan_section(scan, section.annotation, PlanSettings(**section.plan), plan)
+        plan_section(scan, section.annotations, PlanSettings(**section.plan), plan)
     machine = Machine.of(args.device, 1 if args.device == "cpu" else os.cpu_count() or 1, 64)
     mend = MendSettings(**section.mend)
     if not manifest_of(store).exists():

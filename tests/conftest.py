@@ -132,6 +132,8 @@ def plan_settings(**changes):
         "value_range": None,
         "grow_px": 2,
         "include_classes": [],
+        "exclude_classes": [],
+        "tissue_classes": ["Tissue"],
         "shards": 1,
         "stride_px": 24,
         "window_px": WINDOW_PX,

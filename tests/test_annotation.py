@@ -220,7 +220,7 @@ def test_a_feature_that_overhangs_the_image_is_clipped_with_a_warning(tmp_path):
     ["Tear", {"name": "Tear", "color": [1, 2, 3]}, {"name": "Tear", "colorRGB": -65536}, {"names": ["Tear"]}],
 )
 def test_classes_are_chosen_however_qupath_wrote_them(tmp_path, classification):
-    other = feature([[50, 5], [60, 5], [60, 15], [50, 15], [50, 5]], classification={"name": "Tissue"})
+    other = feature([[50, 5], [60, 5], [60, 15], [50, 15], [50, 5]], classification={"name": "Fold"})
     path = write(tmp_path, collection(other, feature(classification=classification), feature()))
     np.testing.assert_array_equal(drawn(path, include_classes=["Tear"]), square_mask())
     np.testing.assert_array_equal(drawn(path), square_mask() | square_mask(5, 50, 15, 60))

@@ -43,7 +43,7 @@ def refusal(function, *arguments, **options):
 
 def test_an_empty_configuration_is_completed_with_its_defaults():
     assert CONFIG["mend"]["sampler"] == "timemap"
-    assert CONFIG["mask"] == {"grow_px": 3, "include_classes": []}
+    assert CONFIG["mask"] == {"grow_px": 3, "include_classes": [], "exclude_classes": [], "tissue_classes": ["Tissue"]}
     assert checked({"mask": None, "mend": {"seed": 5}}, "config", "x")["mend"] == {**CONFIG["mend"], "seed": 5}
 
 

@@ -350,6 +350,20 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING
         pytest.param(remove_row, {"summarise_brain"}, id="a removed row only leaves the tables"),
         pytest.param(cell("sampler", "langevin"), jobs("left", "mend_shard"), id="a row's sampler"),
         pytest.param(cell("grow_px", "5"), jobs("left", "plan_section"), id="a row's margin"),
+        pytest.param(
+            cell("annotation", "data/left-mask.tif;data/right-mask.tif"),
+            jobs("left", "plan_section"),
+            id="a second annotation",
+        ),
+        pytest.param(
+            setting("mask", "exclude_classes", ["Ignore*"]), BOTH["plan_section"], id="classes that are no damage"
+        ),
+        pytest.param(
+            cell("annotation", "auto"),
+            {"screen_section left"} | jobs("left", "plan_section"),
+            id="a row without an annotation",
+        ),
+        pytest.param(setting("screen", "min_score", 0.9), set(), id="what nobody asked for redoes nothing"),
         pytest.param(cell("shards", "2"), jobs("left", "plan_section"), id="a row's shards"),
         pytest.param(cell("trials", "3"), jobs("left", "mend_trials"), id="a row's trials"),
         pytest.param(setting("mend", "sampler", "langevin"), BOTH["mend_shard"], id="another sampler"),
@@ -583,3 +597,43 @@ def test_a_bad_or_doubled_section_name_is_named_with_its_row(lab: Lab, name: str
     output = process.communicate()[0]
     assert process.returncode != 0
     assert "config/sections.tsv, row 3" in output, output
+
+
+def test_a_section_that_nobody_annotated_is_mended_where_screening_finds_nothing_left(lab: Lab) -> None:
+    image = render_tissue((512, 640), 3).image
+    image[200:300, 250:400] = 242
+    tifffile.imwrite(lab.folder / "data" / "torn.tif", image, tile=(64, 64))
+    lab.rows = [
+        {"section": name, "image": f"data/{name}.tif", "annotation": "auto", "pixel_size_um": "1.0", "trials": "0"}
+        for name in ("torn", "whole")
+    ]
+    tifffile.imwrite(lab.folder / "data" / "whole.tif", render_tissue((512, 640), 4).image, tile=(64, 64))
+    lab.write()
+    lab.snakemake()
+    results = lab.folder / "results"
+    label = np.asarray(zarr.open_array(results / "torn" / "corrected.ome.zarr" / "labels" / "mended" / "0", mode="r"))
+    assert (label[200:300, 250:400] > 0).all()
+    assert (label > 0).sum() < 2 * 100 * 150
+    np.testing.assert_array_equal(lab.corrected("torn")[label == 0], image[label == 0])
+    np.testing.assert_array_equal(lab.corrected("whole"), tifffile.imread(lab.folder / "data" / "whole.tif"))
+    page = (results / "torn" / "report" / "index.html").read_text()
+    assert "were proposed by screening, and nobody has looked at them" in page
+    assert json.loads((results / "whole" / "verdict.json").read_text())["holds"]
+    assert lab.would_run() == set()
+
+    # Settings of screening reach these sections, and their own scan only.
+    twin = lab.copy(lab.folder.parent / "stricter")
+    setting("screen", "min_score", 0.9)(twin)
+    redone = ("screen_section", "plan_section", "mend_shard", "blend_section", "verify_section", "report_section")
+    assert twin.would_run() == {f"{rule} {name}" for rule in redone for name in ("torn", "whole")} | {"summarise_brain"}
+    # Corrected by a person, they are an annotation like any other.
+    lab.rows[0]["annotation"] = "data/corrected.geojson"
+    shutil.copy(results / "torn" / "screen" / "proposals.geojson", lab.folder / "data" / "corrected.geojson")
+    lab.write()
+    assert lab.would_run() == {f"{rule} torn" for rule in redone[1:]} | {"summarise_brain"}
+
+
+def test_proposals_for_all_sections_are_made_without_mending(lab: Lab) -> None:
+    output = lab.snakemake("--dry-run", "propose")
+    assert set(re.findall(r"rule (\w+):", output)) == {"screen_section", "propose"}
+    assert output.count("rule screen_section:") == 2

@@ -36,6 +36,7 @@ from cytomend.needs import (
     mend_request,
     plan_request,
     report_request,
+    screen_request,
     stream_request,
     trials_request,
 )
@@ -133,9 +134,17 @@ def image(wildcards):
     return ancient(str(SECTIONS[wildcards.section].image))
 
 
-def annotation(wildcards):
-    """The artefact mask; its content is a param too."""
-    return ancient(str(SECTIONS[wildcards.section].annotation))
+def annotations(wildcards):
+    """The artefact masks, whose content is a param too; or what screening proposes in their place."""
+    given = SECTIONS[wildcards.section].annotations
+    if not given:
+        return [f"results/{wildcards.section}/screen/proposals.geojson"]
+    return [ancient(str(path)) for path in given]
+
+
+def annotation_options(wildcards):
+    """How planning is told of them."""
+    return [f"--annotation={path}" for path in annotations(wildcards)]
 
 
 def model(wildcards):
@@ -168,6 +177,16 @@ def checkpoint(wildcards):
 def plan_settings(wildcards):
     """What the plan of this section depends on besides its files, as one string."""
     return one_line(SECTIONS[wildcards.section].plan)
+
+
+def screen_settings(wildcards):
+    """What is proposed for this section, as one string."""
+    return one_line(SECTIONS[wildcards.section].screen)
+
+
+def pixel_size(wildcards):
+    """Side of a pixel in µm."""
+    return SECTIONS[wildcards.section].plan["pixel_size_um"]
 
 
 def mend_settings(wildcards):
@@ -245,13 +264,25 @@ def templates(*names):
     return [found[path] for path in paths]
 
 
+def screen_key(wildcards):
+    """All that reaches the proposals for a section, whose content is not known before they are made."""
+    return key(
+        image=EDITIONS[wildcards.section]["image"],
+        settings=screen_settings(wildcards),
+        pixel_size_um=pixel_size(wildcards),
+        code=fingerprint("cytomend.stages.screen_section"),
+    )
+
+
 def plan_key(wildcards):
     """All that reaches a plan. Later rules hold it too: when an earlier job failed, its lost outputs alone would not
     tell Snakemake that the results behind them are out of date."""
+    screened = not SECTIONS[wildcards.section].annotations
     return key(
         editions=editions_of(wildcards),
         settings=plan_settings(wildcards),
         code=fingerprint("cytomend.stages.plan_section"),
+        **({"proposals": screen_key(wildcards)} if screened else {}),
     )
 
 
@@ -310,6 +341,11 @@ def evaluate_key(wildcards):
 def needs(wildcards):
     """What the section's plan says of its size and damage, or None before there is one."""
     return Needs.read(PLANS[wildcards.section])
+
+
+def screen_asks(wildcards):
+    """What screening asks of a machine."""
+    return screen_request(SECTIONS[wildcards.section].image)
 
 
 def plan_asks(wildcards):

@@ -8,7 +8,7 @@ rule plan_section:
     """Find the regions of a section, lay their windows, pack shards."""
     input:
         image=image,
-        annotation=annotation,
+        annotations=annotations,
     output:
         manifest="results/{section}/plan.manifest.json",
         plan=directory("results/{section}/plan"),
@@ -25,9 +25,10 @@ rule plan_section:
     params:
         key=plan_key,
         editions=editions_of,
+        annotations=annotation_options,
         settings=plan_settings,
         code=fingerprint("cytomend.stages.plan_section"),
     shell:
-        "python -m cytomend plan-section --image={input.image:q} --annotation={input.annotation:q}"
+        "python -m cytomend plan-section --image={input.image:q} {params.annotations:q}"
         " --settings {params.settings:q} --editions {params.editions:q}"
         " --key {params.key} --out {output.plan:q} &> {log:q}"

@@ -29,6 +29,9 @@ SLOWEST_STREAM_PX = 5_000_000
 SLOWEST_READ_BYTES = 50 * MB
 """Bytes that such a file system reads in a second."""
 
+SLOWEST_SCREEN_BYTES = 300_000
+"""Bytes of a scan that are screened in a second for all classes; a core looks at twice as many pixels."""
+
 STATES = 24
 """Float32 copies of a region's windows that are held at once while it is mended; 16 were measured on a CPU."""
 
@@ -93,6 +96,11 @@ def plan_request(files: Iterable[Path]) -> Request:
     """Return what planning asks for: its files are read once through."""
     total = sum(file_bytes(path) for path in files)
     return Request(2000, 15 + total // SLOWEST_READ_BYTES // 60)
+
+
+def screen_request(image: Path) -> Request:
+    """Return what screening asks for: the scan is read twice; its pixels are not known yet, so its bytes decide."""
+    return Request(2000, 60 + file_bytes(image) // SLOWEST_SCREEN_BYTES // 60)
 
 
 def mend_request(needs: Needs | None, shard: int, calls: int) -> Request:

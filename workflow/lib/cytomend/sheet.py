@@ -21,31 +21,41 @@ from cytomend.errors import InputError
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
+from cytomend.storage.edition import annotation_roles
 
 log = logging.getLogger(__name__)
 
 PIXEL_SIZE_TOLERANCE = 1.25
 """A model is not asked to draw cells of another scale than this factor."""
 
+CLASSES = ("include_classes", "exclude_classes", "tissue_classes")
+
 FILES = ("image", "annotation", "truth", "cells")
 """Columns that name files."""
+
+AUTO = "auto"
+"""In place of an annotation: what `cytomend screen-section` proposes."""
 
 STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50, "langevin": 20}
 
 
 @dataclass(frozen=True, slots=True)
 class SectionSettings:
-    """One section: where its files are, and the settings of its stages as plain records."""
+    """One section: where its files are, and the settings of its stages as plain records.
+
+    ``annotations`` is empty if the artefacts are those that screening proposes.
+    """
 
     section: str
     image: Path
-    annotation: Path
+    annotations: tuple[Path, ...]
     shards: int
     model: Path
     plan: Record
     mend: Record
     trials: Record
     evaluate: Record
+    screen: Record
     truth: Path | None = None
     cells: Path | None = None
     decisions: tuple[Decision, ...] = ()
@@ -53,7 +63,7 @@ class SectionSettings:
     @property
     def planned_files(self) -> dict[str, Path]:
         """The files that a plan is made from, by their role."""
-        return {"image": self.image, "annotation": self.annotation}
+        return {"image": self.image, **annotation_roles(self.annotations)}
 
     @property
     def known_files(self) -> dict[str, Path]:
@@ -122,14 +132,45 @@ def checked_rows(path: Path, only: Collection[str] | None = None) -> Iterator[tu
             raise InputError(
                 f"{where}: section {name!r} stands in row {earlier} already; names must be unique, whatever their case"
             )
-        for column in (column for column in FILES if row[column]):
-            if set(row[column]) & set("{}"):
-                raise InputError(
-                    f"{where}: {column} {row[column]}: braces mean wildcards to Snakemake; rename the file"
-                )
-            if not Path(row[column]).exists():
-                raise InputError(f"{where}: {column} {row[column]}: no such file or folder, seen from {Path.cwd()}")
+        for column, file in _files(row, where):
+            if set(file) & set("{}"):
+                raise InputError(f"{where}: {column} {file}: braces mean wildcards to Snakemake; rename the file")
+            if not Path(file).exists():
+                raise InputError(f"{where}: {column} {file}: no such file or folder, seen from {Path.cwd()}")
         yield where, row
+
+
+def _files(row: Record, where: str) -> Iterator[tuple[str, str]]:
+    """Yield the files that a row names, each with its column."""
+    for column in (column for column in FILES if row[column]):
+        if column == "annotation":
+            yield from ((column, str(path)) for path in annotations_of(row, where))
+        else:
+            yield column, row[column]
+
+
+def annotations_of(row: Record, where: str) -> tuple[Path, ...]:
+    """Return the annotations of a row, in an order that does not depend on how they are written; of `AUTO` none.
+
+    Raises
+    ------
+    InputError
+        If the cell names no file, or `AUTO` among others.
+    """
+    named = sorted({name.strip() for name in row["annotation"].split(";")} - {""})
+    if named == [AUTO]:
+        if row["include_classes"]:
+            raise InputError(
+                f"{where}: annotation {AUTO} takes its classes from screen.classes of the configuration, found"
+                f" include_classes {row['include_classes']!r}; leave that cell empty"
+            )
+        return ()
+    if not named or AUTO in named:
+        raise InputError(
+            f"{where}: annotation: expected {AUTO}, or paths separated by semicolons, found {row['annotation']!r}"
+            + (f"; a file of that name is ./{AUTO}" if named else "")
+        )
+    return tuple(map(Path, named))
 
 
 def named_rows(path: Path) -> dict[str, Record]:
@@ -181,13 +222,13 @@ def settings_of(
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
+    annotations = annotations_of(row, where)
     sampler = own("sampler", "mend")
-    classes = row["include_classes"]
     steps = own("steps", "mend") or STEPS[sampler]
     return SectionSettings(
         section=row["section"],
         image=Path(row["image"]),
-        annotation=Path(row["annotation"]),
+        annotations=annotations,
         shards=row["shards"],
         model=model,
         plan={
@@ -196,9 +237,8 @@ def settings_of(
             "stain": row["stain"],
             "value_range": value_range(row, where),
             "grow_px": own("grow_px", "mask"),
-            "include_classes": config["mask"]["include_classes"]
-            if classes is None
-            else [c.strip() for c in classes.split(";") if c.strip()],
+            **{name: classes_of(row, name, config["mask"][name]) for name in CLASSES},
+            "screened": not annotations,
             "shards": row["shards"],
             "samples": config["mend"]["samples"],
             **_window(record, config["mend"]["stride_px"], where),
@@ -220,10 +260,17 @@ def settings_of(
             **chance(row["section"], config["evaluate"]["seed"]),
         },
         evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers")},
+        screen={**config["screen"], "value_range": value_range(row, where)},
         truth=Path(row["truth"]) if row["truth"] else None,
         cells=Path(row["cells"]) if row["cells"] else None,
         decisions=decisions,
     )
+
+
+def classes_of(row: Record, column: str, default: list[str]) -> list[str]:
+    """Return the classes that a row names, separated by semicolons, or else those of the configuration."""
+    named: str | None = row[column]
+    return default if named is None else [name.strip() for name in named.split(";") if name.strip()]
 
 
 def chance(section: str, seed: int) -> Record:

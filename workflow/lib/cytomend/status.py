@@ -136,6 +136,7 @@ def section_status(name: str, shards: int, evaluated: bool, places: Places) -> S
     stage = _reached(is_planned, begun, is_mended, blended, evaluated and compared, blended and compared and shown)
 
     wanted: dict[str, tuple[bool, list[_Manifest | None]]] = {
+        "screen_section": (plan is None and not _exists(f"{folder}/screen/proposals.geojson"), []),
         "plan_section": (plan is None, []),
         "blend_section": (is_mended and corrected is None, [plan, *mended]),
         "mend_trials": (plan is not None and trials is None and not compared, [plan]),

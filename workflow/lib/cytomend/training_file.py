@@ -22,7 +22,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.places import model_file
 from cytomend.settings import Record, one_line, read_yaml, schema
-from cytomend.sheet import check_pixel_size, checked_rows, value_range
+from cytomend.sheet import annotations_of, check_pixel_size, checked_rows, classes_of, value_range
 
 SIDES = ("sources", "validation")
 FILES = {"image", "annotation", "sheet"}
@@ -253,7 +253,7 @@ def _sections(path: Path, settings: Record, number: int) -> list[TrainingSection
         TrainingSection(
             section=row["section"],
             image=Path(row["image"]),
-            annotation=Path(row["annotation"]),
+            annotation=_annotation(row, where),
             side=SIDES[row["section"] in apart],
             source=number,
             weight=float(source["weight"]),
@@ -266,7 +266,6 @@ def _sections(path: Path, settings: Record, number: int) -> list[TrainingSection
 def _gather(row: Record, source: Record, settings: Record, where: str) -> Record:
     """Return the settings of `cytomend.stages.gather_patches`."""
     check_pixel_size(float(row["pixel_size_um"]), settings["pixel_size_um"], where)
-    classes = row["include_classes"]
     return {
         "section": row["section"],
         "channels": settings["network"]["channels"],
@@ -275,7 +274,16 @@ def _gather(row: Record, source: Record, settings: Record, where: str) -> Record
         **{key: source[key] for key in ("patch_px", "patches_per_section", "licence", "attribution")},
         "tissue_share": float(source["tissue_share"]),
         "grow_px": source["grow_px"] if row["grow_px"] is None else row["grow_px"],
-        "include_classes": source["include_classes"]
-        if classes is None
-        else [name.strip() for name in classes.split(";") if name.strip()],
+        "include_classes": classes_of(row, "include_classes", source["include_classes"]),
     }
+
+
+def _annotation(row: Record, where: str) -> Path:
+    """Return the one annotation of a row: what is learned must be known to be intact."""
+    annotations = annotations_of(row, where)
+    if len(annotations) != 1:
+        raise InputError(
+            f"{where}: annotation is {row['annotation']!r}, expected one file to learn from the tissue outside of it;"
+            " unite several in QuPath, and look at proposals before they are trusted"
+        )
+    return annotations[0]

@@ -15,7 +15,7 @@ from cytomend.classification.classifiers import resampled
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.regions.geojson import read_features
-from cytomend.regions.polygon_mask import PolygonMask, read_polygon_mask
+from cytomend.regions.polygon_mask import PolygonMask, polygon_mask
 from cytomend.regions.value_range import value_range
 from cytomend.storage.images import SectionImage, is_image, open_image, open_labels
 from cytomend.storage.omezarr import attributes_of
@@ -54,7 +54,10 @@ class PolygonAreas:
                 f"{path}: {nameless[0]} has no class, expected the name of an area; classify the annotation in QuPath"
             )
         names = sorted({str(feature.class_name) for feature in features})
-        self._masks: dict[str, PolygonMask] = {name: read_polygon_mask(path, shape, [name]) for name in names}
+        self._masks: dict[str, PolygonMask] = {
+            name: polygon_mask([(path, feature) for feature in features if feature.class_name == name], shape, [])
+            for name in names
+        }
         self.tiles = {name: list(mask.candidate_boxes(TILE_PX)) for name, mask in self._masks.items()}
 
     def shares(self, box: Box) -> dict[str, float]:

@@ -12,9 +12,11 @@ from scipy.ndimage import distance_transform_edt
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
-from cytomend.regions.geojson import GZIP_MAGIC
+from cytomend.regions.classes import TISSUE_CLASSES, Classes
+from cytomend.regions.geojson import GZIP_MAGIC, Feature, read_features
 from cytomend.regions.image_mask import read_image_mask
-from cytomend.regions.polygon_mask import read_polygon_mask
+from cytomend.regions.imagej_roi import is_imagej_roi, read_rois
+from cytomend.regions.polygon_mask import polygon_mask
 from cytomend.storage.images import is_image
 from cytomend.storage.raster import require_inside
 
@@ -55,18 +57,25 @@ class ArtefactMask(Masked, Protocol):
         ...
 
 
-def open_mask(path: Path, shape: tuple[int, int], *, include_classes: Sequence[str] | None = None) -> ArtefactMask:
-    """Open the annotation of a section.
+def open_mask(
+    annotations: Path | Sequence[Path],
+    shape: tuple[int, int],
+    *,
+    include_classes: Sequence[str] | None = None,
+    exclude_classes: Sequence[str] = (),
+    tissue_classes: Sequence[str] = TISSUE_CLASSES,
+) -> ArtefactMask:
+    """Open the annotations of a section, united.
 
     Parameters
     ----------
-    path : Path
-        GeoJSON as QuPath exports it, gzipped or not; or a mask image (TIFF, PNG, OME-Zarr) of the section's size or
-        reduced by a whole factor, in which every nonzero pixel is damage.
+    annotations : path or sequence of paths
+        GeoJSON as QuPath exports it, gzipped or not; outlines of ImageJ (.roi, or .zip of them); mask images (TIFF,
+        PNG, OME-Zarr) of the section's size or reduced by a whole factor, in which every nonzero pixel is damage.
     shape : (height, width)
         Size of the section in pixels.
-    include_classes : sequence of str, optional
-        Only GeoJSON features of these classes are damage; by default all are.
+    include_classes, exclude_classes, tissue_classes : sequence of str
+        What the classes of outlined objects mean; see `cytomend.regions.classes.Classes`.
 
     Returns
     -------
@@ -76,17 +85,80 @@ def open_mask(path: Path, shape: tuple[int, int], *, include_classes: Sequence[s
     Raises
     ------
     InputError
-        The annotation cannot be used, or does not belong to this section.
+        An annotation cannot be used, or does not belong to this section.
     """
-    if is_image(path):
+    paths = [annotations] if isinstance(annotations, Path) else list(annotations)
+    classes, warnings = Classes(include_classes, exclude_classes, tissue_classes), list[str]()
+    images = [path for path in paths if is_image(path)]
+    outlined = [(path, feature) for path in paths if path not in images for feature in _features(path, warnings)]
+    masks: list[ArtefactMask] = []
+    if len(images) < len(paths):
+        masks.append(damage := polygon_mask(classes.damage(outlined, warnings), shape, warnings))
+    for path in images:
         ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
-        return read_image_mask(path, shape, [] if include_classes is None else [ignored])
+        masks.append(read_image_mask(path, shape, [] if include_classes is None else [ignored]))
+    mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
+    if not (outlines := classes.outlines(outlined)):
+        return mask
+    tissue = polygon_mask(outlines, shape, []).filled()
+    if outside := damage.mostly_outside(tissue):
+        mask.warnings.append(
+            f"{', '.join(map(str, paths))}: {outside} of {len(damage)} outlines of damage lie mostly outside of the"
+            f" tissue (class {', '.join(tissue_classes)}); what lies there is left as scanned"
+        )
+    return WithinTissue(mask, tissue)
+
+
+def _features(path: Path, warnings: list[str]) -> list[Feature]:
+    if is_imagej_roi(path):
+        return read_rois(path, warnings)
     if _looks_like_geojson(path):
-        return read_polygon_mask(path, shape, include_classes)
+        return read_features(path)
     raise InputError(
-        f"{path}: expected an annotation as GeoJSON, TIFF, PNG or OME-Zarr, found another kind of file;"
-        " export it as one of these"
+        f"{path}: expected an annotation as GeoJSON, ImageJ outlines, TIFF, PNG or OME-Zarr, found another kind of"
+        " file; export it as one of these"
     )
+
+
+class UnitedMask:
+    """Several masks of one section: a pixel is damaged if any of them says so."""
+
+    def __init__(self, masks: Sequence[ArtefactMask]) -> None:
+        self.shape = masks[0].shape
+        self.warnings = [warning for mask in masks for warning in mask.warnings]
+        self._masks = masks
+
+    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
+        """Yield the tiles that may hold damage in any of the masks, row by row."""
+        found = {(box.y0, box.x0): box for mask in self._masks for box in mask.candidate_boxes(tile_px)}
+        return (found[place] for place in sorted(found))
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return the mask of a box, (h, w)."""
+        united = np.zeros(box.shape, np.bool_)
+        for mask in self._masks:
+            united |= mask.read(box)
+        return united
+
+
+class WithinTissue:
+    """A mask that counts inside the outlines of tissue only: what lies on the glass is not to be mended.
+
+    Holes of the outlines count as inside, since tissue that was found by its darkness has one at every tear.
+    """
+
+    def __init__(self, mask: ArtefactMask, tissue: Masked) -> None:
+        self.shape, self.warnings = mask.shape, mask.warnings
+        self._mask, self._tissue = mask, tissue
+
+    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
+        """Yield the tiles that may hold damage, row by row."""
+        return self._mask.candidate_boxes(tile_px)
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return the mask of a box, (h, w)."""
+        damaged = self._mask.read(box)
+        return damaged & self._tissue.read(box) if damaged.any() else damaged
 
 
 class GrownMask:

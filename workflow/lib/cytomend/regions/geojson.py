@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,12 @@ from cytomend.errors import InputError
 LARGEST_PX = 1e9
 """No section is as large; coordinates beyond are of another unit, or broken."""
 
+DETECTIONS = {"detection", "cell", "tile"}
+"""Kinds of objects that QuPath makes by the thousand."""
+
 GZIP_MAGIC = b"\x1f\x8b"
+
+GEOMETRIES = {"Polygon", "MultiPolygon", "GeometryCollection"}
 
 # They mark places and paths, and have no area that could be mended.
 _WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString"}
@@ -38,15 +43,18 @@ class Feature:
         The QuPath class; derived classes are joined as ``Cell: Positive``.
     geometry : object
         GeoJSON, unchecked.
+    is_detection : bool
+        Whether QuPath found it, as a cell or a tile, and nobody drew it.
     """
 
     place: str
     class_name: str | None
     geometry: object
+    is_detection: bool = False
 
 
 def read_features(path: Path) -> list[Feature]:
-    """Read all features of a FeatureCollection, a bare list of features or a single one, gzipped or not.
+    """Read all features of a FeatureCollection, a bare list of features, a single one or its geometry, gzipped or not.
 
     Raises
     ------
@@ -58,31 +66,14 @@ def read_features(path: Path) -> list[Feature]:
         data = data.get("features")
     elif isinstance(data, dict) and data.get("type") == "Feature":
         data = [data]
+    elif isinstance(data, dict) and data.get("type") in GEOMETRIES:
+        data = [{"type": "Feature", "geometry": data, "properties": {}}]
     if not isinstance(data, list):
         raise InputError(
             f"{path}: expected a GeoJSON FeatureCollection, a list of features or one feature, found {_kind(data)};"
             " export the annotations from QuPath as GeoJSON"
         )
     return [_feature(path, number, item) for number, item in enumerate(data, 1)]
-
-
-def select_classes(path: Path, features: list[Feature], include_classes: Sequence[str] | None) -> list[Feature]:
-    """Keep the features of the named classes; None keeps all, with or without a class."""
-    if include_classes is None:
-        return features
-    if not include_classes:
-        raise InputError(
-            f"{path}: expected the classes that are damage, found an empty list; name one, or leave it out"
-        )
-    found = {feature.class_name for feature in features if feature.class_name is not None}
-    missing = [name for name in include_classes if name not in found]
-    if missing:
-        names = ", ".join(repr(name) for name in sorted(found)) or "no class at all"
-        raise InputError(
-            f"{path}: expected features of class {', '.join(repr(name) for name in missing)}, found {names};"
-            " correct the list of classes, or classify the annotations in QuPath"
-        )
-    return [feature for feature in features if feature.class_name in include_classes]
 
 
 def polygon_of(path: Path, feature: Feature, warnings: list[str]) -> MultiPolygon | None:
@@ -165,7 +156,8 @@ def _feature(path: Path, number: int, item: object) -> Feature:
     known = [repr(properties["name"])] if isinstance(properties.get("name"), str) else []
     known += [f"class {class_name!r}"] if class_name else []
     place = f"feature {number}" + (f" ({', '.join(known)})" if known else "")
-    return Feature(place, class_name, item.get("geometry"))
+    is_detection = properties.get("objectType", properties.get("object_type")) in DETECTIONS
+    return Feature(place, class_name, item.get("geometry"), is_detection)
 
 
 def _class_name(classification: object) -> str | None:

@@ -12,7 +12,8 @@ from shapely.geometry import MultiPolygon
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
-from cytomend.regions.geojson import Feature, polygon_of, read_features, select_classes
+from cytomend.regions.classes import Placed
+from cytomend.regions.geojson import Feature, polygon_of
 from cytomend.storage.raster import require_inside
 
 
@@ -37,6 +38,22 @@ class PolygonMask:
         self._tree = shapely.STRtree(list(areas))
         self._bounds = [_pixel_bounds(area).clip(shape) for area in areas]
         self._edges = [_Edges(area) for area in areas]
+
+    def __len__(self) -> int:
+        """Return the number of polygons."""
+        return len(self._areas)
+
+    def filled(self) -> PolygonMask:
+        """Return the mask of these outlines without their holes, as one area."""
+        outer = [shapely.Polygon(part.exterior) for area in self._areas for part in area.geoms]
+        whole = shapely.union_all(outer)
+        parts = [part for part in shapely.get_parts(whole) if isinstance(part, shapely.Polygon)]
+        return PolygonMask([MultiPolygon(parts)], self.shape, self.warnings)
+
+    def mostly_outside(self, other: PolygonMask) -> int:
+        """Return how many of these polygons lie outside of all of another mask's by more than half of their area."""
+        within = shapely.union_all(other._areas)
+        return sum(area.difference(within).area > area.area / 2 for area in self._areas)
 
     def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
         """Yield the tiles of the absolute grid that meet a polygon, row by row, without drawing any."""
@@ -111,11 +128,17 @@ class _Edges:
         return inside
 
 
-def read_polygon_mask(path: Path, shape: tuple[int, int], include_classes: Sequence[str] | None) -> PolygonMask:
-    """Read a GeoJSON file as a mask; see `cytomend.regions.annotation.open_mask`."""
-    warnings: list[str] = []
+def polygon_mask(placed: Sequence[Placed], shape: tuple[int, int], warnings: list[str]) -> PolygonMask:
+    """Return the mask of annotated objects; see `cytomend.regions.annotation.open_mask`.
+
+    Parameters
+    ----------
+    placed : the objects, each with its file
+    shape : (height, width) of the section in pixels
+    warnings : sentences, to which those about outlines are added
+    """
     areas: list[MultiPolygon] = []
-    for feature in select_classes(path, read_features(path), include_classes):
+    for path, feature in placed:
         area = polygon_of(path, feature, warnings)
         if area is not None:
             _check_place(path, feature, area, shape, warnings)

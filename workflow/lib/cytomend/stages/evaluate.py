@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from cytomend.errors import InputError
@@ -16,7 +17,7 @@ from cytomend.report.evaluation_text import summary_text
 from cytomend.settings import checked
 from cytomend.sheet import SectionSettings
 from cytomend.stages.evaluate_section import EvaluateSettings, Sources, check_sources, evaluate_section, open_parts
-from cytomend.stages.mend import section_of
+from cytomend.stages.mend import annotations_in, section_of
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
 from cytomend.stages.plan_section import PlanSettings, plan_section
@@ -39,7 +40,7 @@ def evaluate(section: SectionSettings, sources: Sources, machine: Machine, out: 
         value_range = section.plan["value_range"]
         plan_section(
             section.image,
-            _annotation(section.annotation, work),
+            _annotations(section, work),
             PlanSettings(**{**section.plan, "value_range": value_range and tuple(value_range)}),
             work / "plan",
         )
@@ -58,20 +59,22 @@ def evaluate(section: SectionSettings, sources: Sources, machine: Machine, out: 
     return out
 
 
-def _annotation(given: Path, work: Path) -> Path:
-    """Return the annotation, or one without damage if none is given."""
-    if given != Path():
-        return given
+def _annotations(section: SectionSettings, work: Path) -> Sequence[Path]:
+    """Return the annotations, or one without damage if none is given."""
+    if section.annotations != (Path(),):
+        return annotations_in(section, work)
     work.mkdir(parents=True, exist_ok=True)
     empty = work / "undamaged.geojson"
     empty.write_text(json.dumps(UNDAMAGED), encoding="utf-8")
-    return empty
+    return [empty]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="scan: TIFF, OME-TIFF, SVS, PNG, JPEG or OME-Zarr")
-    parser.add_argument("--mask", type=Path, default=Path(), help="artefacts, which trials keep off (default: none)")
+    parser.add_argument(
+        "--mask", type=Path, nargs="+", default=[Path()], help="artefacts, which trials keep off (default: none)"
+    )
     parser.add_argument("--truth", type=Path, help="the same section before it was damaged, if that is known")
     parser.add_argument("--cells", type=Path, help="its cells (Parquet), if they are known")
     parser.add_argument("--out", type=Path, required=True, help="folder of the evaluation")
@@ -86,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help="of the network: bfloat16 or float32 (default: bfloat16)")
     parser.add_argument("--grow-px", type=int, help="margin in px around the mask (default: 3)")
     parser.add_argument("--include-class", action="append", metavar="NAME", help="annotations of this class are damage")
+    parser.add_argument("--exclude-class", action="append", metavar="NAME", help="annotations of this class are none")
     parser.add_argument("--samplers", nargs="*", help="more samplers: NAME, NAME:setting=value,... or module:name")
     parser.add_argument("--sampler-trials", type=int, help="trials that those fill (default: 8)")
     parser.add_argument("--segmenters", nargs="+", help="cpn, classical, a checkpoint or module:name")
@@ -97,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    refuse_over(args.out, [args.image, args.mask if args.mask != Path() else None, args.truth, args.cells])
+    refuse_over(args.out, [args.image, *(mask for mask in args.mask if mask != Path()), args.truth, args.cells])
     if args.out.exists() and not manifest_of(args.out).exists():
         raise InputError(f"--out {args.out}: exists and is no evaluation; choose another name")
     if args.out.exists() and not args.overwrite:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cytomend.errors import InputError
+from cytomend.screening.settings import ScreenSettings
 from cytomend.settings import Record, checked
 from cytomend.sheet import SectionSettings, settings_of
 from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, mend_shard
 from cytomend.stages.plan_section import PlanSettings, plan_section
+from cytomend.stages.screen_section import screen_section
 from cytomend.storage.images import open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import locked, manifest_of
@@ -41,7 +43,7 @@ def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out:
     value_range = section.plan["value_range"]
     plan_section(
         section.image,
-        section.annotation,
+        annotations_in(section, work),
         PlanSettings(**{**section.plan, "value_range": value_range and tuple(value_range)}),
         plan,
     )
@@ -51,12 +53,23 @@ def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out:
     return out
 
 
+def annotations_in(section: SectionSettings, work: Path) -> Sequence[Path]:
+    """Return the annotations of a section; where there are to be none, what screening proposes, in the work folder."""
+    if section.annotations:
+        return section.annotations
+    proposals = work / "proposals.geojson"
+    if not proposals.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        screen_section(section.image, proposals, ScreenSettings.of(section.screen), section.plan["pixel_size_um"])
+    return [proposals]
+
+
 def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
     """Return the section that a command line describes, as a row of the sheet would."""
     row = {
         "section": _section_name(args.image),
         "image": str(args.image),
-        "annotation": str(args.mask),
+        "annotation": ";".join(map(str, args.mask)),
         "pixel_size_um": _pixel_size_um(args.image) if args.pixel_size_um is None else args.pixel_size_um,
     }
     given = {
@@ -67,8 +80,9 @@ def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
     for known in ("truth", "cells"):
         if getattr(args, known, None) is not None:
             given[known] = str(getattr(args, known))
-    if args.include_class:
-        given["include_classes"] = ";".join(args.include_class)
+    for classes in ("include", "exclude"):
+        if named := getattr(args, f"{classes}_class"):
+            given[f"{classes}_classes"] = ";".join(named)
     return settings_of(checked({**row, **given}, "sections", "command line"), config, "command line")
 
 
@@ -113,7 +127,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="scan: TIFF, OME-TIFF, SVS, PNG, JPEG or OME-Zarr")
     parser.add_argument(
-        "--mask", type=Path, required=True, help="artefacts: GeoJSON as QuPath exports it, or a mask image"
+        "--mask",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="artefacts, united: GeoJSON as QuPath exports it, ImageJ outlines (.roi, .zip), mask images; or auto: what"
+        " screen-section proposes",
     )
     parser.add_argument("--out", type=Path, required=True, help="corrected image, OUT.ome.zarr")
     parser.add_argument(
@@ -132,13 +151,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only annotations of this class are damage; may be repeated",
     )
+    parser.add_argument(
+        "--exclude-class",
+        action="append",
+        metavar="NAME",
+        help="annotations of this class are no damage; may be repeated",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     add_machine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    _check_out(args.out, [args.image, args.mask], overwrite=args.overwrite)
+    _check_out(args.out, [args.image, *args.mask], overwrite=args.overwrite)
     given = {key: getattr(args, key) for key in ("samples", "precision") if getattr(args, key) is not None}
     config = checked({"mend": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)

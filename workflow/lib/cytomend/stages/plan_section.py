@@ -37,12 +37,13 @@ import zarr
 from cytomend.errors import InputError
 from cytomend.needs import Needs
 from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
+from cytomend.regions.classes import TISSUE_CLASSES
 from cytomend.regions.decided import Decided, apply_decisions
 from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import LeftRegion, Plan, SectionFacts, tables, without
 from cytomend.regions.value_range import value_range
-from cytomend.storage.edition import read_source
+from cytomend.storage.edition import annotation_roles, read_source
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
@@ -50,11 +51,17 @@ from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
 
+UNSEEN = (
+    "The artefacts of this section were proposed by screening, and nobody has looked at them: damage may be missing,"
+    " and natural gaps may be among them"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
     """What a plan depends on besides image and annotation; see ``workflow/schemas`` for each entry.
 
+    ``screened`` says that the annotation is what `cytomend screen-section` proposes; then its classes are all damage.
     ``decisions`` are those of `cytomend.decisions.changes`.
     """
 
@@ -69,20 +76,28 @@ class PlanSettings:
     window_px: int
     model_channels: int
     samples: int = 1
+    screened: bool = False
+    exclude_classes: list[str] = field(default_factory=list)
+    tissue_classes: list[str] = field(default_factory=lambda: list(TISSUE_CLASSES))
     decisions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def plan_section(
-    image_path: Path, annotation: Path, settings: PlanSettings, out: Path, editions: Mapping[str, str] | None = None
+    image_path: Path,
+    annotations: Path | Sequence[Path],
+    settings: PlanSettings,
+    out: Path,
+    editions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the plan of a section into ``out`` and return its manifest.
 
     Parameters
     ----------
-    image_path, annotation : scan and artefact mask
+    image_path, annotations : scan and artefact masks, which are united
     settings : see `PlanSettings`
     out : folder of the plan
-    editions : of ``image`` and ``annotation``, by these names; by default those of files seen for the first time
+    editions : of ``image``, ``annotation``, ``annotation 2``, ..., by these names; by default those of files seen for
+        the first time
 
     Raises
     ------
@@ -92,12 +107,11 @@ def plan_section(
     lattice, editions = _lattice(settings), editions or {}
     with open_image(image_path) as image, one_writer(out) as work:
         _check_fit(image, settings)
-        classes = settings.include_classes or None
-        sources = {
-            role: read_source(path, editions.get(role))
-            for role, path in (("image", image_path), ("annotation", annotation))
-        }
-        mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
+        paths = [annotations] if isinstance(annotations, Path) else list(annotations)
+        annotation = ", ".join(map(str, paths))
+        read = {"image": image_path, **annotation_roles(paths)}
+        sources = {role: read_source(path, editions.get(role)) for role, path in read.items()}
+        mask = GrownMask(_declared(paths, image.shape, settings), settings.grow_px)
         log.info(
             "section %s: %s px, %d channels, %s; annotation %s",
             settings.section,
@@ -144,6 +158,7 @@ def plan_section(
                 *mask.warnings,
                 *_pixel_size_warnings(image, settings),
                 *_damage_warnings(annotation, damaged_px / (image.shape[0] * image.shape[1])),
+                *([UNSEEN] if settings.screened else []),
                 *applied.warnings,
             ),
             left=left,
@@ -171,6 +186,18 @@ def plan_section(
                 "sources": {role: source.record() for role, source in sources.items()},
             },
         )
+
+
+def _declared(annotations: Sequence[Path], shape: tuple[int, int], settings: PlanSettings) -> ArtefactMask:
+    if settings.screened:
+        return open_mask(annotations, shape)
+    return open_mask(
+        annotations,
+        shape,
+        include_classes=settings.include_classes or None,
+        exclude_classes=settings.exclude_classes,
+        tissue_classes=settings.tissue_classes,
+    )
 
 
 def _lattice(settings: PlanSettings) -> Lattice:
@@ -207,7 +234,7 @@ def _pixel_size_warnings(image: SectionImage, settings: PlanSettings) -> list[st
     ]
 
 
-def _damage_warnings(annotation: Path, share: float) -> list[str]:
+def _damage_warnings(annotation: str, share: float) -> list[str]:
     """Say what is probably a mistake."""
     if share == 0:
         return [f"{annotation}: no damage in it; the result is a copy of the scan"]
@@ -228,7 +255,13 @@ def _mask_hash(mask: ArtefactMask, labels: zarr.Array[Any], left: Sequence[int])
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--image", type=Path, required=True, help="scan of the section")
-    parser.add_argument("--annotation", type=Path, required=True, help="artefacts: GeoJSON or mask image")
+    parser.add_argument(
+        "--annotation",
+        type=Path,
+        action="append",
+        required=True,
+        help="artefacts: GeoJSON, ImageJ outlines or mask image; may be repeated",
+    )
     entries = ", ".join(field.name for field in fields(PlanSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--editions", default="{}", help="JSON object: the workflow's names for image and annotation")

@@ -9,7 +9,7 @@ makes a new edition. So a first run reads nothing on the login node, and a touch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,15 @@ class Source:
     def record(self) -> dict[str, Any]:
         """Return it as plain values, for a manifest."""
         return asdict(self)
+
+
+def annotation_roles(annotations: Sequence[Path]) -> dict[str, Path]:
+    """Return the annotations of a section by the names under which a plan knows them.
+
+    >>> annotation_roles([Path("a.roi"), Path("b.png")])
+    {'annotation': PosixPath('a.roi'), 'annotation 2': PosixPath('b.png')}
+    """
+    return {f"annotation {number}" if number > 1 else "annotation": path for number, path in enumerate(annotations, 1)}
 
 
 def sources_in(manifest: Path) -> dict[str, Source]:
