@@ -201,12 +201,12 @@ class GrownMask:
         damaged = self._mask.read(around)
         if self._grow_px > 0 and damaged.any():
             # The distance costs a hundred times what reading does, so it is taken only where it can matter.
-            reach = _extent(damaged).grow(self._grow_px).clip(damaged.shape).slices
+            reach = extent(damaged).grow(self._grow_px).clip(damaged.shape).slices
             damaged[reach] = _within(damaged[reach], self._grow_px)
         return damaged[box.relative_to(around).slices]
 
 
-def _extent(mask: NDArray[np.bool_]) -> Box:
+def extent(mask: NDArray[np.bool_]) -> Box:
     """Return the smallest box around the pixels of a mask that has some."""
     (y,), (x,) = np.nonzero(mask.any(axis=1)), np.nonzero(mask.any(axis=0))
     return Box(int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cytomend.geometry import Box
-from cytomend.regions.annotation import ArtefactMask
+from cytomend.regions.annotation import ArtefactMask, extent
 
 Int = NDArray[np.int64]
 TILE_PX = 1024
@@ -50,7 +50,17 @@ class _Parts:
     edges: dict[tuple[int, int], dict[str, NDArray[np.uint32]]] = field(default_factory=dict)
 
 
-def find_regions(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int) -> list[Region]:
+class Digest(Protocol):
+    """What sums up which pixels are masked, such as ``hashlib.blake2b()``."""
+
+    def update(self, data: bytes, /) -> object:
+        """Take more of them."""
+        ...
+
+
+def find_regions(
+    mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int, digest: Digest | None = None
+) -> list[Region]:
     """Number the regions in reading order of their boxes and write their numbers into ``labels``.
 
     Parameters
@@ -58,6 +68,7 @@ def find_regions(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int) -> l
     mask : the grown artefact mask
     labels : (H, W) uint32, all zero, chunked by `TILE_PX`; receives region numbers
     cell_px : side of a lattice cell
+    digest : is told of every tile that holds masked pixels, and of these
 
     Returns
     -------
@@ -76,19 +87,26 @@ def find_regions(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int) -> l
         region.number = number
         number_of[1:][component == component[members]] = number
     for box in tiles:
-        labels[box.slices] = number_of[np.asarray(labels[box.slices])]
+        tile = number_of[np.asarray(labels[box.slices])]
+        labels[box.slices] = tile
+        if digest:
+            digest.update(repr(box).encode() + np.packbits(tile > 0).tobytes())
     return regions
 
 
 def _label_tiles(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int, parts: _Parts) -> Iterator[Box]:
     """Label each tile on its own, write provisional numbers, and yield the tiles that hold any."""
     for box in mask.candidate_boxes(TILE_PX):
-        tile, found = ndimage.label(mask.read(box), EIGHT_NEIGHBOURS)
-        if not found:
+        damaged = mask.read(box)
+        if not damaged.any():
             continue
+        # Labelling a whole tile for the sake of a corner of it would take most of the time.
+        part = extent(damaged)
+        numbers, found = ndimage.label(damaged[part.slices], EIGHT_NEIGHBOURS)
         first = len(parts.boxes) + 1
-        _measure(tile, found, box, cell_px, parts)
-        tile = np.where(tile > 0, tile + (first - 1), 0).astype(np.uint32)
+        _measure(numbers, found, part.relative_to(Box(-box.y0, -box.x0, 0, 0)), cell_px, parts)
+        tile = np.zeros(box.shape, np.uint32)
+        tile[part.slices] = np.where(numbers > 0, numbers + (first - 1), 0)
         labels[box.slices] = tile
         edges = {"top": tile[0], "bottom": tile[-1], "left": tile[:, 0], "right": tile[:, -1]}
         parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = {side: line.copy() for side, line in edges.items()}
@@ -96,7 +114,7 @@ def _label_tiles(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int, part
 
 
 def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> None:
-    """Add size, place and cells of every component of a tile."""
+    """Add size, place and cells of every component of a box."""
     y, x = np.nonzero(tile)
     number = tile[y, x]
     y, x = y + box.y0, x + box.x0
@@ -113,9 +131,11 @@ def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> No
 
 def _distinct(number: Int, row: Int, column: Int) -> Int:
     """Return the different triples, (n, 3), in order. They come pixel by pixel, so that most equal the one before."""
-    changes = np.flatnonzero((np.diff(number) != 0) | (np.diff(row) != 0) | (np.diff(column) != 0)) + 1
-    first = np.concatenate([[0], changes])
-    return np.unique(np.stack([number[first], row[first], column[first]], axis=1), axis=0)
+    y0, x0 = row.min(), column.min()
+    rows, columns = row.max() - y0 + 1, column.max() - x0 + 1
+    whole = (number.astype(np.int64) * rows + (row - y0)) * columns + (column - x0)
+    whole = np.unique(whole[np.concatenate([[True], np.diff(whole) != 0])])
+    return np.stack([whole // (rows * columns), whole // columns % rows + y0, whole % columns + x0], axis=1)
 
 
 def _join(parts: _Parts) -> tuple[int, NDArray[np.int32]]:

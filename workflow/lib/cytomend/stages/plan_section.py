@@ -31,7 +31,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 
 from cytomend.errors import InputError
@@ -41,12 +40,13 @@ from cytomend.regions.classes import TISSUE_CLASSES
 from cytomend.regions.decided import Decided, apply_decisions
 from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
-from cytomend.regions.plan import LeftRegion, Plan, SectionFacts, tables, without
+from cytomend.regions.plan import LeftRegion, Plan, SectionFacts, tables
 from cytomend.regions.value_range import value_range
 from cytomend.storage.edition import annotation_roles, read_source
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
+from cytomend.storage.pyramid import ENCODER, errors_of_the_system
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
@@ -120,15 +120,18 @@ def plan_section(
             image.dtype,
             annotation,
         )
-        labels = zarr.create_array(
-            work / "labels.zarr",
-            shape=image.shape,
-            dtype="uint32",
-            chunks=(TILE_PX, TILE_PX),
-            fill_value=0,
-            overwrite=True,
-        )
-        regions = find_regions(mask, labels, lattice.cell_px)
+        with zarr.config.set({"codec_pipeline.path": ENCODER}):
+            labels = zarr.create_array(
+                work / "labels.zarr",
+                shape=image.shape,
+                dtype="uint32",
+                chunks=(TILE_PX, TILE_PX),
+                fill_value=0,
+                overwrite=True,
+            )
+        masked = blake2b(digest_size=16)
+        with errors_of_the_system():
+            regions = find_regions(mask, labels, lattice.cell_px, masked)
         damaged_px = sum(region.area_px for region in regions)
         if damaged_px == image.shape[0] * image.shape[1]:
             raise InputError(
@@ -152,7 +155,7 @@ def plan_section(
             shards=settings.shards,
             masked_px=masked_px,
             source_blake2b=sources["image"].identity,
-            mask_blake2b=_mask_hash(mask, labels, [region.number for region in left]),
+            mask_blake2b=_mask_hash(masked.digest(), [region.number for region in left]),
             samples=settings.samples,
             warnings=(
                 *mask.warnings,
@@ -243,13 +246,9 @@ def _damage_warnings(annotation: str, share: float) -> list[str]:
     return []
 
 
-def _mask_hash(mask: ArtefactMask, labels: zarr.Array[Any], left: Sequence[int]) -> str:
-    """Return the identity of what is mended: a hash over the region numbers but those left, tile by tile."""
-    digest = blake2b(digest_size=16)
-    for box in mask.candidate_boxes(TILE_PX):
-        digest.update(repr(box).encode())
-        digest.update(np.ascontiguousarray(without(np.asarray(labels[box.slices]), left)).tobytes())
-    return digest.hexdigest()
+def _mask_hash(masked: bytes, left: Sequence[int]) -> str:
+    """Return the identity of what is mended: of the masked pixels, and of the regions among them that are left."""
+    return blake2b(masked + repr(sorted(left)).encode(), digest_size=16).hexdigest()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,7 +48,7 @@ _read_caches: dict[Path, tuple[tuple[int, int, int], _Entries]] = {}
 
 
 def image_identity(path: Path) -> str:
-    """Hash the contents of a file, or of a folder with the relative paths of all files in it.
+    """Hash the contents of a file, or of a folder with the relative paths of all files in it; of a slide all its parts.
 
     Parameters
     ----------
@@ -66,7 +66,10 @@ def image_identity(path: Path) -> str:
         The path is missing or may not be read.
     """
     with told_of(path):
-        return _folder_digest(path) if path.is_dir() else _file_digest(path).hex()
+        digests = [_digest(part) for part in parts_of(path)]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.blake2b("".join(digests).encode(), digest_size=_DIGEST_BYTES, person=b"slide").hexdigest()
 
 
 def cached_identity(path: Path, cache_file: Path) -> str:
@@ -146,9 +149,9 @@ def _read_all(unread: dict[Path, tuple[str, Stamp]], cache_file: Path) -> dict[P
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
+    """Return the bytes of all files of a path."""
     with told_of(path):
-        return sum((path / name).stat().st_size for name in _files(path)) if path.is_dir() else path.stat().st_size
+        return sum((part / name).stat().st_size for part in parts_of(path) for name in _inside(part))
 
 
 @contextlib.contextmanager
@@ -167,6 +170,23 @@ def told_of(path: Path) -> Iterator[None]:
         ) from error
 
 
+def parts_of(path: Path) -> list[Path]:
+    """Return a path and what belongs to it: the folder of a MIRAX slide, the other files of a DICOM slide's folder.
+
+    >>> parts_of(Path("scan.tif"))
+    [PosixPath('scan.tif')]
+    """
+    if path.suffix.lower() == ".mrxs":
+        return [path, path.with_suffix("")]
+    if path.suffix.lower() == ".dcm":
+        return sorted({path, *path.parent.glob("*.dcm")})
+    return [path]
+
+
+def _digest(path: Path) -> str:
+    return _folder_digest(path) if path.is_dir() else _file_digest(path).hex()
+
+
 def _file_digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
@@ -179,6 +199,11 @@ def _folder_digest(folder: Path) -> str:
         digest.update(len(name).to_bytes(8, "little") + name)
         digest.update(_file_digest(folder / relative))
     return digest.hexdigest()
+
+
+def _inside(path: Path) -> Iterator[str]:
+    """Yield the files of a folder, or of a file itself an empty name."""
+    return _files(path) if path.is_dir() else iter([""])
 
 
 def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
@@ -196,6 +221,12 @@ def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...
 
 def stamp(path: Path) -> Stamp:
     """Return what changes, without reading a file, when its contents do: sizes and times."""
+    if len(parts := parts_of(path)) > 1:
+        return [value for part in parts for value in _stamp(part)]
+    return _stamp(path)
+
+
+def _stamp(path: Path) -> Stamp:
     if not path.is_dir():
         facts = path.stat()
         return [facts.st_size, facts.st_mtime_ns]
@@ -208,10 +239,10 @@ def stamp(path: Path) -> Stamp:
 
 def is_young(path: Path) -> bool:
     """Whether a file was written so lately that it may yet change without its time telling so."""
-    files = _files(path) if path.is_dir() else iter([""])
+    files = (part / name for part in parts_of(path) for name in _inside(part))
     now = time.time_ns()
     # A time that lies ahead is a wrong clock, not youth.
-    return any(0 <= now - (path / relative).stat().st_mtime_ns < _SETTLED_NS for relative in files)
+    return any(0 <= now - file.stat().st_mtime_ns < _SETTLED_NS for file in files)
 
 
 def _load(cache_file: Path) -> _Entries:

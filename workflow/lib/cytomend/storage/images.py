@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from cytomend.errors import InputError
+from cytomend.storage.czi import MAGIC as CZI_MAGIC
+from cytomend.storage.czi import open_czi
 from cytomend.storage.omezarr import open_omezarr
 from cytomend.storage.raster import LABELS, TISSUE, PixelKind, SectionImage
+from cytomend.storage.slides import SUFFIXES as SLIDE_SUFFIXES
+from cytomend.storage.slides import open_slide
 from cytomend.storage.small import JPEG_MAGIC, PNG_MAGIC, open_small
 from cytomend.storage.tiff import MAGIC as TIFF_MAGIC
 from cytomend.storage.tiff import open_tiff
 
 __all__ = ["SectionImage", "is_image", "open_image", "open_labels"]
 
-SUPPORTED = "a TIFF, OME-TIFF, SVS, PNG or JPEG file or an OME-Zarr folder"
+SUPPORTED = "a TIFF, OME-TIFF, SVS, NDPI, MRXS, DICOM, CZI, PNG or JPEG file or an OME-Zarr folder"
 
 
 def open_image(path: Path) -> SectionImage:
@@ -22,8 +26,8 @@ def open_image(path: Path) -> SectionImage:
     Parameters
     ----------
     path : Path
-        TIFF (strips or tiles, BigTIFF, either byte order), OME-TIFF, SVS, OME-Zarr 0.4 or 0.5, PNG or JPEG; 8 or 16
-        bit unsigned, grey or RGB. An alpha channel is dropped.
+        TIFF (strips or tiles, BigTIFF, either byte order), OME-TIFF, SVS, NDPI, OME-Zarr 0.4 or 0.5, MIRAX, DICOM, CZI,
+        PNG or JPEG; 8 or 16 bit unsigned, grey or RGB. An alpha channel is dropped.
 
     Returns
     -------
@@ -51,13 +55,18 @@ def is_image(path: Path) -> bool:
     InputError
         The path does not exist or may not be read.
     """
-    return path.is_dir() or _head(path).startswith((*TIFF_MAGIC, PNG_MAGIC, JPEG_MAGIC))
+    magic = (*TIFF_MAGIC, PNG_MAGIC, JPEG_MAGIC, CZI_MAGIC)
+    return path.is_dir() or _head(path).startswith(magic) or _is_slide(path)
 
 
 def _open(path: Path, kind: PixelKind) -> SectionImage:
     head = _head(path)
     if path.is_dir():
         return open_omezarr(path, kind)
+    if _is_slide(path):
+        return open_slide(path, kind)
+    if head.startswith(CZI_MAGIC):
+        return open_czi(path, kind)
     if head.startswith(TIFF_MAGIC):
         return open_tiff(path, kind)
     if head.startswith(JPEG_MAGIC) and kind is LABELS:
@@ -66,6 +75,11 @@ def _open(path: Path, kind: PixelKind) -> SectionImage:
         return open_small(path, kind)
     found = "an empty file" if not head else f"a file that begins with {head!r}"
     raise InputError(f"{path}: expected {SUPPORTED}, found {found}; convert it, or copy it again if it is damaged")
+
+
+def _is_slide(path: Path) -> bool:
+    """Whether OpenSlide is to read a file; the files of these formats do not begin alike."""
+    return path.suffix.lower() in SLIDE_SUFFIXES
 
 
 def _head(path: Path) -> bytes:

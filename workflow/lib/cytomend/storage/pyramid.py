@@ -217,12 +217,12 @@ class Pyramid:
         """Write shards."""
         for level, box, pixels in shards:
             if pixels is not None:
-                with _errors_of_the_system():
+                with errors_of_the_system():
                     self.levels[level][(..., *box.slices)] = pixels
 
 
 @contextmanager
-def _errors_of_the_system() -> Iterator[None]:
+def errors_of_the_system() -> Iterator[None]:
     """Raise as OSError what the encoder tells as text: a full disk is to be known for one."""
     try:
         yield
