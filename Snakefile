@@ -12,6 +12,7 @@ include: "workflow/rules/plan.smk"
 include: "workflow/rules/mend.smk"
 include: "workflow/rules/blend.smk"
 include: "workflow/rules/verify.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
@@ -25,6 +26,7 @@ rule all:
         expand("results/{section}/corrected.ome.zarr", section=sorted(SECTIONS)),
         expand("results/{section}/corrected.manifest.json", section=sorted(SECTIONS)),
         expand("results/{section}/verdict.json", section=sorted(SECTIONS)),
+        exports(),
         expand("results/{section}/evaluation", section=sorted(EVALUATED)),
         expand("results/{section}/evaluation.manifest.json", section=sorted(EVALUATED)),
         expand("results/{section}/report/index.html", section=sorted(SECTIONS)),

@@ -363,6 +363,11 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING
             {"screen_section left"} | jobs("left", "plan_section"),
             id="a row without an annotation",
         ),
+        pytest.param(
+            setting("export", "tiff", "classic"),
+            {"export_section left", "export_section right"},
+            id="TIFFs are made besides",
+        ),
         pytest.param(setting("screen", "min_score", 0.9), set(), id="what nobody asked for redoes nothing"),
         pytest.param(cell("shards", "2"), jobs("left", "plan_section"), id="a row's shards"),
         pytest.param(cell("trials", "3"), jobs("left", "mend_trials"), id="a row's trials"),

@@ -127,6 +127,7 @@ wildcard_constraints:
     # A pattern, since the names of thousands of sections would be tried one by one for every file.
     section=r"(?!(?:brain|training)/)[A-Za-z0-9][A-Za-z0-9._-]*",
     shard=r"\d+",
+    kind="ome|classic",
 
 
 def image(wildcards):
@@ -222,6 +223,16 @@ def known_options(wildcards):
 def known_content(wildcards):
     """Content hashes of them."""
     return [CONTENT[path] for path in SECTIONS[wildcards.section].known_files.values()]
+
+
+def exports():
+    """What is asked for besides the OME-Zarr."""
+    kind = CONFIG["export"]["tiff"]
+    if kind == "none":
+        return []
+    return [
+        f"results/{section}/export/corrected.{kind}.tif" for section in sorted(SECTIONS)
+    ]
 
 
 def evaluation(wildcards):

@@ -14,6 +14,8 @@ from cytomend.errors import InputError, ResourceError
 STAGES = {
     "mend": "mend one scan: image and mask in, corrected OME-Zarr out",
     "evaluate": "evaluate mending on one scan: trials with controls, tables, figures",
+    "convert": "store a scan in chunks, if it is one in strips or in one piece",
+    "export": "write a corrected section as OME-TIFF or TIFF with levels",
     "identify": "read files whose times changed, before the workflow asks for them",
     "phantom": "make a phantom section with known cells and artefacts",
     "gather-patches": "gather patches of intact tissue of a section, for training",

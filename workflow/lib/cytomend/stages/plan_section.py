@@ -47,6 +47,7 @@ from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
 from cytomend.storage.pyramid import ENCODER, errors_of_the_system
+from cytomend.storage.tiff_pyramid import is_mended_tiff
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ def _lattice(settings: PlanSettings) -> Lattice:
 def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
     """Refuse an image that the model cannot mend."""
     where = f"section {settings.section!r}: {image.path}"
-    if "cytomend" in attributes_of(image.path):
+    if "cytomend" in attributes_of(image.path) or is_mended_tiff(image.path):
         raise InputError(
             f"{where} is a mended section, whose synthetic pixels would pass for measured ones; give the scan it was"
             " made from, and all artefacts in one annotation"

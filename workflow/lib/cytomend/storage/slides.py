@@ -1,4 +1,4 @@
-"""Slides that OpenSlide reads: MIRAX (MRXS) and DICOM whole-slide images. TIFF-like formats are read by `tiff`.
+"""Slides that OpenSlide reads: MIRAX (MRXS), DICOM whole-slide images and NDPI. Other TIFFs are read by `tiff`.
 
 A slide is one file and what lies beside it: the folder of a MIRAX slide bears its name, the levels of a DICOM slide
 are other files of the same folder. Scanners leave places out that they took for glass; these get the background colour
@@ -19,7 +19,7 @@ from cytomend.geometry import Box
 from cytomend.storage.pixel_size import credible_size_um
 from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
 
-SUFFIXES = (".mrxs", ".dcm")
+SUFFIXES = (".mrxs", ".dcm", ".ndpi")
 CACHE_BYTES = 64 << 20
 TILE_PX = 512
 
@@ -59,7 +59,7 @@ class SlideImage(SectionImage):
 
 
 def open_slide(path: Path, kind: PixelKind) -> SlideImage:
-    """Open a slide.
+    """Open a slide; see `cytomend.storage.images.open_image`.
 
     Raises
     ------
@@ -71,8 +71,8 @@ def open_slide(path: Path, kind: PixelKind) -> SlideImage:
         slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
     except (openslide.OpenSlideError, OSError) as error:
         raise InputError(
-            f"{path}: expected a MIRAX or DICOM slide, found one that OpenSlide cannot read ({first_line(error)}); copy"
-            " it again with all files that belong to it"
+            f"{path}: expected a slide that OpenSlide can read (MIRAX, DICOM, NDPI), found {first_line(error)};"
+            " copy it again with all files that belong to it"
         ) from error
     image = SlideImage(path, slide)
     check_pixels(path, kind, shape=image.shape, channels=3, dtype=image.dtype)

@@ -22,7 +22,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.storage.pixel_size import size_from_aperio, size_from_density, size_from_ome_xml, size_from_tiff_tags
-from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import TISSUE, PixelKind, SectionImage, check_pixels, first_line
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -31,6 +31,8 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHE_BYTES = 64 << 20
 STRIP_CACHE_ROWS = 4608  # the largest boxes in use are 4096 px high, and seldom begin where a strip does
 STRIP_CACHE_BYTES = 1 << 30
+LARGE_BYTES, LARGE_TILE_BYTES = 1 << 30, 64 << 20
+"""A scan from this size on is told of if it lies in compressed strips, or in tiles of that size."""
 # A compressed strip must be decoded whole; above this the file cannot be read by region.
 LARGEST_SEGMENT_BYTES = 512 << 20
 
@@ -73,11 +75,28 @@ def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
     check_pixels(path, kind, shape=shape, channels=channels, dtype=_dtype(path, first, kind))
     planes = [_plane(path, page, path.stat().st_size) for page in pages]
     image = TiffImage(path, planes, channels=channels, pixel_size_um=_pixel_size(tif, index, first))
+    if kind is TISSUE and (warning := _slow_to_read(path, planes[0], image)):
+        image.warnings.append(warning)
     if first.photometric == _WHITE_IS_ZERO:
         # tifffile and ImageJ write masks so, and count on the value that is stored.
         image.warnings.append(f"{path}: stored as white-is-zero; stored values other than 0 are taken as marked")
     image.read(Box(0, 0, 1, 1))  # a codec that we lack is found out now, not hours later
     return image
+
+
+def _slow_to_read(path: Path, plane: _Plane, image: TiffImage) -> str:
+    """Return a sentence about a large scan of which no part can be decoded alone, or nothing."""
+    height, width = plane.block_px
+    pixel_bytes = image.channels * image.dtype.itemsize
+    total = image.shape[0] * image.shape[1] * pixel_bytes
+    in_parts = plane.is_raw or (plane.page.is_tiled and height * width * pixel_bytes < LARGE_TILE_BYTES)
+    if in_parts or total < LARGE_BYTES:
+        return ""
+    what = f"tiles of {height:,} x {width:,} px" if plane.page.is_tiled else f"strips of {height:,} rows across"
+    return (
+        f"{path}: stored in compressed {what}, of which no part can be read alone: jobs decode them again and again,"
+        f" and hold up to {STRIP_CACHE_BYTES >> 20} MiB of them; store it once in chunks, by `cytomend convert`"
+    )
 
 
 def _largest_series(path: Path, tif: TiffFile) -> tuple[int, TiffPageSeries]:

@@ -1,0 +1,110 @@
+"""Write a corrected section as a TIFF with levels, and the outlines of what is synthetic in it.
+
+| file | what |
+|---|---|
+| the TIFF | all levels of the corrected section; see `cytomend.storage.tiff_pyramid` |
+| the outlines | GeoJSON for QuPath: an annotation a mended region, class ``Mended (synthetic)``, in pixels |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import shapely
+import zarr
+from rasterio.features import shapes
+from rasterio.transform import Affine
+from shapely.geometry.base import BaseGeometry
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.progress import Progress
+from cytomend.storage.omezarr import attributes_of
+from cytomend.storage.publish import add_key_arguments, manifest_of, read_manifest, require_key, write_whole
+from cytomend.storage.tiff_pyramid import Kind, write_tiff_pyramid
+
+TILE_PX = 2048
+CLASS, COLOUR = "Mended (synthetic)", [230, 97, 1]
+
+
+def export(corrected: Path, out: Path, outlines: Path, kind: Kind) -> Path:
+    """Write the TIFF of a corrected section and the outlines of its mended regions; return the TIFF.
+
+    Raises
+    ------
+    InputError
+        If there is no finished corrected section.
+    """
+    read_manifest(manifest_of(corrected))
+    told = attributes_of(corrected).get("cytomend")
+    if not isinstance(told, dict):
+        raise InputError(f"{corrected}: expected a corrected section, found none; give a finished corrected.ome.zarr")
+    group = zarr.open_group(corrected, mode="r")
+    ome: Any = group.attrs["ome"]
+    image = ome["multiscales"][0]
+    levels: list[zarr.Array[Any]] = [group[entry["path"]] for entry in image["datasets"]]  # type: ignore[misc]
+    pixel_size_um = float(image["datasets"][0]["coordinateTransformations"][0]["scale"][-1])
+    says = {"synthetic": f"pixels inside the outlines of {outlines.name} are synthetic, drawn by a model", **told}
+    pixels = sum(level.shape[-2] * level.shape[-1] for level in levels)
+    with Progress(f"export {corrected}", pixels, "pixel") as progress:
+        write_whole(out, lambda path: write_tiff_pyramid(path, levels, pixel_size_um, kind, says, progress.update))
+    labels: zarr.Array[Any] = group["labels/mended/0"]  # type: ignore[assignment]
+    features = [_feature(number, area) for number, area in sorted(region_outlines(labels).items())]
+    collection = {"type": "FeatureCollection", "features": features}
+    write_whole(outlines, lambda path: path.write_text(json.dumps(collection), encoding="utf-8"))
+    return out
+
+
+def region_outlines(labels: zarr.Array[Any]) -> dict[int, BaseGeometry]:
+    """Return the outline of each region of a label image (y, x), along the rims of its pixels, tile by tile."""
+    pieces: defaultdict[int, list[BaseGeometry]] = defaultdict(list)
+    height, width = labels.shape
+    for box in Box(0, 0, height, width).tiles(TILE_PX):
+        numbers = np.asarray(labels[box.slices]).astype(np.int32)
+        if not numbers.any():
+            continue
+        place = Affine.translation(box.x0, box.y0)
+        for geometry, number in shapes(numbers, mask=numbers > 0, connectivity=4, transform=place):
+            rings = geometry["coordinates"]
+            pieces[int(number)].append(shapely.Polygon(rings[0], rings[1:]))
+    return {number: shapely.union_all(parts) for number, parts in pieces.items()}
+
+
+def _feature(number: int, area: BaseGeometry) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(area)),
+        "properties": {
+            "objectType": "annotation",
+            "name": f"region {number}",
+            "classification": {"name": CLASS, "color": COLOUR},
+            "isLocked": True,
+        },
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("corrected", type=Path, metavar="CORRECTED", help="corrected section (OME-Zarr)")
+    parser.add_argument("--out", type=Path, required=True, help="the TIFF")
+    parser.add_argument("--outlines", type=Path, help="GeoJSON of mended regions (default: OUT with .geojson)")
+    parser.add_argument("--kind", choices=get_args(Kind), default="ome", help="how levels are stored (default: ome)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_key_arguments(parser, after="a corrected section")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the stage."""
+    require_key(args.corrected, args.after)
+    outlines = args.outlines or args.out.with_name(f"{args.out.name.split('.')[0]}.geojson")
+    if args.out.suffix.lower() not in {".tif", ".tiff"}:
+        raise InputError(f"--out {args.out}: expected a name that ends in .tif")
+    for path in (args.out, outlines):
+        if path.is_dir() or (path.exists() and not args.overwrite):
+            raise InputError(f"{path}: exists already; choose another name, or give --overwrite")
+    print(export(args.corrected, args.out, outlines, args.kind))
