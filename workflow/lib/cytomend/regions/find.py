@@ -1,14 +1,16 @@
 """Find the regions of a section: connected components of the grown artefact mask, joined across tiles.
 
-Memory grows with the damage and one tile, never with the section.
+Memory grows with the damage, whose numbers are kept compressed until all are known, and one tile; never with the
+section.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import imagecodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -76,7 +78,7 @@ def find_regions(
         Numbered from 1; empty if nothing is masked.
     """
     parts = _Parts()
-    tiles = list(_label_tiles(mask, labels, cell_px, parts))
+    tiles = list(_label_tiles(mask, cell_px, parts))
     count, component = _join(parts)
     regions = sorted(
         (_merge(parts, np.flatnonzero(component == i)) for i in range(count)), key=lambda r: (r.box, r.area_px)
@@ -86,31 +88,46 @@ def find_regions(
         members = region.number  # the component, until now
         region.number = number
         number_of[1:][component == component[members]] = number
-    for box in tiles:
-        tile = number_of[np.asarray(labels[box.slices])]
-        labels[box.slices] = tile
+    for tile in tiles:
+        numbers = np.zeros(tile.box.shape, np.uint32)
+        numbers[tile.part.relative_to(tile.box).slices] = number_of[tile.numbers()]
+        labels[tile.box.slices] = numbers
         if digest:
-            digest.update(repr(box).encode() + np.packbits(tile > 0).tobytes())
+            digest.update(repr(tile.box).encode() + np.packbits(numbers > 0).tobytes())
     return regions
 
 
-def _label_tiles(mask: ArtefactMask, labels: zarr.Array[Any], cell_px: int, parts: _Parts) -> Iterator[Box]:
-    """Label each tile on its own, write provisional numbers, and yield the tiles that hold any."""
+class _Tile(NamedTuple):
+    """A tile that holds damage: where it lies, which part of it does, and the components of that, compressed."""
+
+    box: Box
+    part: Box
+    packed: bytes
+
+    def numbers(self) -> NDArray[np.uint32]:
+        """Return the provisional numbers of the part, (h, w)."""
+        return np.frombuffer(imagecodecs.blosc_decode(self.packed), np.uint32).reshape(self.part.shape)
+
+
+def _label_tiles(mask: ArtefactMask, cell_px: int, parts: _Parts) -> Iterator[_Tile]:
+    """Label each tile on its own, by provisional numbers, and yield the tiles that hold any."""
     for box in mask.candidate_boxes(TILE_PX):
         damaged = mask.read(box)
         if not damaged.any():
             continue
         # Labelling a whole tile for the sake of a corner of it would take most of the time.
-        part = extent(damaged)
-        numbers, found = ndimage.label(damaged[part.slices], EIGHT_NEIGHBOURS)
+        inside = extent(damaged)
+        part = inside.relative_to(Box(-box.y0, -box.x0, 0, 0))
+        numbers, found = ndimage.label(damaged[inside.slices], EIGHT_NEIGHBOURS)
         first = len(parts.boxes) + 1
-        _measure(numbers, found, part.relative_to(Box(-box.y0, -box.x0, 0, 0)), cell_px, parts)
+        _measure(numbers, found, part, cell_px, parts)
+        numbers = np.where(numbers > 0, numbers + (first - 1), 0).astype(np.uint32)
         tile = np.zeros(box.shape, np.uint32)
-        tile[part.slices] = np.where(numbers > 0, numbers + (first - 1), 0)
-        labels[box.slices] = tile
+        tile[inside.slices] = numbers
         edges = {"top": tile[0], "bottom": tile[-1], "left": tile[:, 0], "right": tile[:, -1]}
         parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = {side: line.copy() for side, line in edges.items()}
-        yield box
+        packed = imagecodecs.blosc_encode(numbers.tobytes(), level=1, compressor="lz4", typesize=4)
+        yield _Tile(box, part, bytes(packed))
 
 
 def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> None:
