@@ -18,10 +18,11 @@ from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.progress import Progress
+from cytomend.storage.encoder import ENCODER, errors_of_the_system
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import manifest_of, one_writer, publish
-from cytomend.storage.pyramid import ENCODER, VERSION, errors_of_the_system, multiscales
+from cytomend.storage.pyramid import VERSION, multiscales
 
 log = logging.getLogger(__name__)
 

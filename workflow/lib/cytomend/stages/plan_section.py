@@ -43,10 +43,10 @@ from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import LeftRegion, Plan, SectionFacts, tables
 from cytomend.regions.value_range import value_range
 from cytomend.storage.edition import annotation_roles, read_source
+from cytomend.storage.encoder import ENCODER, errors_of_the_system
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
-from cytomend.storage.pyramid import ENCODER, errors_of_the_system
 from cytomend.storage.tiff_pyramid import is_mended_tiff
 from cytomend.values import ValueRange
 

@@ -7,10 +7,7 @@ that is being read and the last two that are being encoded. Exactly one process 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,13 +18,12 @@ from zarr.codecs import BloscCodec
 
 from cytomend.geometry import Box
 from cytomend.overlap import overlapped
+from cytomend.storage.encoder import ENCODER, errors_of_the_system
 
 Pixels = NDArray[Any]
 VERSION = "0.5"
 WRITERS = 2
 """Shards that are encoded at a time: while one is stored, another is compressed."""
-ENCODER = "zarrs.ZarrsCodecPipeline"
-"""Encodes the chunks of a shard side by side, outside Python: several times as fast as zarr alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +215,6 @@ class Pyramid:
             if pixels is not None:
                 with errors_of_the_system():
                     self.levels[level][(..., *box.slices)] = pixels
-
-
-@contextmanager
-def errors_of_the_system() -> Iterator[None]:
-    """Raise as OSError what the encoder tells as text: a full disk is to be known for one."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if not found:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_levels(
