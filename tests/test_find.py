@@ -25,7 +25,7 @@ class Painted:
     def __init__(self, mask):
         self.mask, self.shape = mask, mask.shape
 
-    def candidate_boxes(self, tile_px):
+    def candidate_boxes(self, tile_px, margin_px=0):  # noqa: ARG002 - grown already
         return (box for box in Box(0, 0, *self.shape).tiles(tile_px) if self.mask[box.slices].any())
 
     def read(self, box):

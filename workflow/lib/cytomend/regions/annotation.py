@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isqrt
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
@@ -48,8 +48,8 @@ class ArtefactMask(Masked, Protocol):
     shape: tuple[int, int]
     warnings: list[str]
 
-    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
-        """Yield, row by row, the tiles of the absolute grid, clipped to the section, that may hold damage."""
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
+        """Yield, row by row, the tiles of the absolute grid that may be within a margin of damage, clipped."""
         ...
 
     def read(self, box: Box) -> NDArray[np.bool_]:
@@ -128,9 +128,9 @@ class UnitedMask:
         self.warnings = [warning for mask in masks for warning in mask.warnings]
         self._masks = masks
 
-    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
-        """Yield the tiles that may hold damage in any of the masks, row by row."""
-        found = {(box.y0, box.x0): box for mask in self._masks for box in mask.candidate_boxes(tile_px)}
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
+        """Yield the tiles that may be within a margin of damage in any of the masks, row by row."""
+        found = {(box.y0, box.x0): box for mask in self._masks for box in mask.candidate_boxes(tile_px, margin_px)}
         return (found[place] for place in sorted(found))
 
     def read(self, box: Box) -> NDArray[np.bool_]:
@@ -151,9 +151,9 @@ class WithinTissue:
         self.shape, self.warnings = mask.shape, mask.warnings
         self._mask, self._tissue = mask, tissue
 
-    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
-        """Yield the tiles that may hold damage, row by row."""
-        return self._mask.candidate_boxes(tile_px)
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
+        """Yield the tiles that may be within a margin of damage, row by row."""
+        return self._mask.candidate_boxes(tile_px, margin_px)
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Return the mask of a box, (h, w)."""
@@ -180,19 +180,9 @@ class GrownMask:
         self._mask = mask
         self._grow_px = grow_px
 
-    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
-        """Yield the tiles within the margin of a tile that may hold damage, row by row."""
-        height, width = self.shape
-        reach = -(-self._grow_px // tile_px)
-        rows, columns = -(-height // tile_px), -(-width // tile_px)
-        places = {
-            (y, x)
-            for tile in self._mask.candidate_boxes(tile_px)
-            for y in range(max(0, tile.y0 // tile_px - reach), min(rows, tile.y0 // tile_px + reach + 1))
-            for x in range(max(0, tile.x0 // tile_px - reach), min(columns, tile.x0 // tile_px + reach + 1))
-        }
-        for y, x in sorted(places):
-            yield Box(y * tile_px, x * tile_px, (y + 1) * tile_px, (x + 1) * tile_px).clip(self.shape)
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
+        """Yield the tiles that may hold grown damage, or be within a margin of it, row by row."""
+        return self._mask.candidate_boxes(tile_px, self._grow_px + margin_px)
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Return the grown mask of a box, (h, w); damage outside the box reaches in as far as it should."""
@@ -200,7 +190,6 @@ class GrownMask:
         around = box.grow(self._grow_px).clip(self.shape)
         damaged = self._mask.read(around)
         if self._grow_px > 0 and damaged.any():
-            # The distance costs a hundred times what reading does, so it is taken only where it can matter.
             reach = extent(damaged).grow(self._grow_px).clip(damaged.shape).slices
             damaged[reach] = _within(damaged[reach], self._grow_px)
         return damaged[box.relative_to(around).slices]
@@ -213,8 +202,19 @@ def extent(mask: NDArray[np.bool_]) -> Box:
 
 
 def _within(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
-    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask."""
-    near: NDArray[np.bool_] = distance_transform_edt(~mask) <= radius_px
+    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask, (h, w).
+
+    The disk is put together of rows: what is as wide as its row ``up`` is shifted by ``up``, narrow rows first.
+    """
+    height = len(mask)
+    near, wide, half = mask.copy(), mask.copy(), 0
+    for up in range(min(radius_px, height - 1), -1, -1):
+        while half < isqrt(radius_px**2 - up**2):
+            half += 1
+            wide[:, half:] |= mask[:, :-half]
+            wide[:, :-half] |= mask[:, half:]
+        near[up:] |= wide[: height - up]
+        near[: height - up] |= wide[up:]
     return near
 
 

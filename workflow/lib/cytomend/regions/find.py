@@ -19,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cytomend.geometry import Box
+from cytomend.overlap import overlapped
 from cytomend.regions.annotation import ArtefactMask, extent
 
 Int = NDArray[np.int64]
@@ -88,12 +89,23 @@ def find_regions(
         members = region.number  # the component, until now
         region.number = number
         number_of[1:][component == component[members]] = number
-    for tile in tiles:
-        numbers = np.zeros(tile.box.shape, np.uint32)
-        numbers[tile.part.relative_to(tile.box).slices] = number_of[tile.numbers()]
-        labels[tile.box.slices] = numbers
+
+    def unpacked(tile: _Tile) -> tuple[_Tile, NDArray[np.uint32]]:
+        return tile, number_of[tile.numbers()]
+
+    def digested(tile: _Tile, numbers: NDArray[np.uint32]) -> tuple[_Tile, NDArray[np.uint32]]:
         if digest:
-            digest.update(repr(tile.box).encode() + np.packbits(numbers > 0).tobytes())
+            masked = np.zeros(tile.box.shape, np.bool_)
+            masked[tile.part.relative_to(tile.box).slices] = numbers > 0
+            digest.update(repr(tile.box).encode() + np.packbits(masked).tobytes())
+        return tile, numbers
+
+    def write(tile: _Tile, numbers: NDArray[np.uint32]) -> None:
+        whole = np.zeros(tile.box.shape, np.uint32)
+        whole[tile.part.relative_to(tile.box).slices] = numbers
+        labels[tile.box.slices] = whole
+
+    overlapped(tiles, unpacked, lambda tile: digested(*tile), lambda tile: write(*tile), writers=2)
     return regions
 
 
@@ -122,22 +134,40 @@ def _label_tiles(mask: ArtefactMask, cell_px: int, parts: _Parts) -> Iterator[_T
         first = len(parts.boxes) + 1
         _measure(numbers, found, part, cell_px, parts)
         numbers = np.where(numbers > 0, numbers + (first - 1), 0).astype(np.uint32)
-        tile = np.zeros(box.shape, np.uint32)
-        tile[inside.slices] = numbers
-        edges = {"top": tile[0], "bottom": tile[-1], "left": tile[:, 0], "right": tile[:, -1]}
-        parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = {side: line.copy() for side, line in edges.items()}
+        parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = _edges(numbers, inside, box.shape)
         packed = imagecodecs.blosc_encode(numbers.tobytes(), level=1, compressor="lz4", typesize=4)
         yield _Tile(box, part, bytes(packed))
 
 
+def _edges(numbers: NDArray[np.uint32], inside: Box, shape: tuple[int, int]) -> dict[str, NDArray[np.uint32]]:
+    """Return the first and last lines of a tile that is zero but for these numbers."""
+    height, width = shape
+    lines = {
+        "top": (numbers[0], inside.y0 == 0, inside.x0, width),
+        "bottom": (numbers[-1], inside.y1 == height, inside.x0, width),
+        "left": (numbers[:, 0], inside.x0 == 0, inside.y0, height),
+        "right": (numbers[:, -1], inside.x1 == width, inside.y0, height),
+    }
+    edges = {}
+    for side, (line, at_the_rim, first, length) in lines.items():
+        edges[side] = np.zeros(length, np.uint32)
+        if at_the_rim:
+            edges[side][first : first + len(line)] = line
+    return edges
+
+
 def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> None:
-    """Add size, place and cells of every component of a box."""
-    y, x = np.nonzero(tile)
-    number = tile[y, x]
+    """Add size, place and cells of every component of a box, from the runs of equal numbers in its rows."""
+    number, y, x, length = _runs(tile)
     y, x = y + box.y0, x + box.x0
-    areas = np.bincount(number, minlength=found + 1)
-    sums_y, sums_x = (np.bincount(number, weights=axis, minlength=found + 1) for axis in (y, x))
-    touched = _distinct(number, y // cell_px, x // cell_px)
+    areas, sums_y, sums_x = (
+        np.bincount(number, weights=weights, minlength=found + 1)
+        for weights in (length, length * y, length * (2 * x + length - 1) / 2)
+    )
+    first, last = x // cell_px, (x + length - 1) // cell_px
+    each = last - first + 1
+    column = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each) + np.repeat(first, each)
+    touched = _distinct(np.repeat(number, each), np.repeat(y // cell_px, each), column)
     ends = np.searchsorted(touched[:, 0], np.arange(1, found + 2))
     for i, (rows, columns) in enumerate(ndimage.find_objects(tile), start=1):
         parts.boxes.append(Box(box.y0 + rows.start, box.x0 + columns.start, box.y0 + rows.stop, box.x0 + columns.stop))
@@ -146,12 +176,23 @@ def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> No
         parts.cells.append(touched[ends[i - 1] : ends[i], 1:].astype(np.int64))
 
 
+def _runs(tile: Int) -> tuple[Int, Int, Int, Int]:
+    """Return number, row, first column and length of all runs of the same number in rows, without those of 0."""
+    padded = np.pad(tile, ((0, 0), (1, 1)))
+    # A step lies where a run ends or begins; padding makes sure that no run passes from a row to the next.
+    row, column = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    number = padded[row, column + 1].astype(np.int64)
+    length = np.diff(column, append=0)
+    inside = number > 0
+    return number[inside], row[inside], column[inside], length[inside]
+
+
 def _distinct(number: Int, row: Int, column: Int) -> Int:
-    """Return the different triples, (n, 3), in order. They come pixel by pixel, so that most equal the one before."""
+    """Return the different triples, (n, 3), in order."""
     y0, x0 = row.min(), column.min()
     rows, columns = row.max() - y0 + 1, column.max() - x0 + 1
     whole = (number.astype(np.int64) * rows + (row - y0)) * columns + (column - x0)
-    whole = np.unique(whole[np.concatenate([[True], np.diff(whole) != 0])])
+    whole = np.unique(whole)
     return np.stack([whole // (rows * columns), whole // columns % rows + y0, whole % columns + x0], axis=1)
 
 

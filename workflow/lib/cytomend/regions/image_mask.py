@@ -35,11 +35,26 @@ class ImageMask:
         self._image = image
         self._factor = factor
 
-    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
-        """Yield the tiles of the absolute grid that hold a nonzero pixel, row by row.
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
+        """Yield the tiles of the absolute grid that hold a nonzero pixel, row by row; with a margin, tiles near these.
 
         The image is decoded once, in bands of whole tiles that are as close to its own blocks as may be.
         """
+        reach = -(-margin_px // tile_px)
+        if reach == 0:
+            yield from self._damaged(tile_px)
+            return
+        last_row, last_column = ((side - 1) // tile_px for side in self.shape)
+        near = {
+            (y, x)
+            for tile in self._damaged(tile_px)
+            for y in range(max(tile.y0 // tile_px - reach, 0), min(tile.y0 // tile_px + reach, last_row) + 1)
+            for x in range(max(tile.x0 // tile_px - reach, 0), min(tile.x0 // tile_px + reach, last_column) + 1)
+        }
+        for y, x in sorted(near):
+            yield Box(y * tile_px, x * tile_px, (y + 1) * tile_px, (x + 1) * tile_px).clip(self.shape)
+
+    def _damaged(self, tile_px: int) -> Iterator[Box]:
         height, width = self.shape
         band_height, band_width = (_whole_tiles(side * self._factor, tile_px) for side in self._image.block_px)
         for y in range(0, height, band_height):
@@ -55,9 +70,11 @@ class ImageMask:
         pixels: NDArray[np.bool_] = self._image.read(reduced)[0] != 0
         if self._factor == 1:
             return pixels
+        if not pixels.any():
+            return np.zeros(box.shape, np.bool_)
         rows = np.minimum(np.arange(box.y0, box.y1) // self._factor, reduced.y1 - 1) - reduced.y0
         columns = np.minimum(np.arange(box.x0, box.x1) // self._factor, reduced.x1 - 1) - reduced.x0
-        enlarged: NDArray[np.bool_] = pixels[rows[:, np.newaxis], columns]
+        enlarged: NDArray[np.bool_] = pixels[:, columns][rows]
         return enlarged
 
     def _damaged_tiles(self, block: Box, tile_px: int) -> list[Box]:

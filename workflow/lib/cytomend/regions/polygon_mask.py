@@ -55,17 +55,20 @@ class PolygonMask:
         within = shapely.union_all(other._areas)
         return sum(area.difference(within).area > area.area / 2 for area in self._areas)
 
-    def candidate_boxes(self, tile_px: int) -> Iterator[Box]:
-        """Yield the tiles of the absolute grid that meet a polygon, row by row, without drawing any."""
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
+        """Yield the tiles of the absolute grid that a margin joins to a polygon, row by row, without drawing any."""
         height, width = self.shape
+        last = (width - 1) // tile_px
         for y in range(0, height, tile_px):
             row = Box(y, 0, min(y + tile_px, height), width)
             touched: set[int] = set()
-            for number in self._meeting(row):
-                bounds = self._bounds[number]
-                columns = np.arange(bounds.x0 // tile_px, -(-bounds.x1 // tile_px))
-                left, top, bottom = columns * tile_px, np.full(len(columns), row.y0), np.full(len(columns), row.y1)
-                tiles = shapely.box(left, top, left + tile_px, bottom)
+            around = row.grow(margin_px)
+            for number in self._meeting(around):
+                bounds = self._bounds[number].grow(margin_px)
+                columns = np.arange(max(bounds.x0 // tile_px, 0), min((bounds.x1 - 1) // tile_px, last) + 1)
+                left = columns * tile_px - margin_px
+                top, bottom = np.full(len(columns), around.y0), np.full(len(columns), around.y1)
+                tiles = shapely.box(left, top, left + tile_px + 2 * margin_px, bottom)
                 touched.update(columns[shapely.intersects(self._areas[number], tiles)].tolist())
             for column in sorted(touched):
                 yield Box(row.y0, column * tile_px, row.y1, min((column + 1) * tile_px, width))

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.codecs import ZstdCodec
 
 from cytomend.errors import InputError
 from cytomend.needs import Needs
@@ -127,6 +128,7 @@ def plan_section(
                 shape=image.shape,
                 dtype="uint32",
                 chunks=(TILE_PX, TILE_PX),
+                compressors=ZstdCodec(level=1),
                 fill_value=0,
                 overwrite=True,
             )
