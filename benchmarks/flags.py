@@ -37,8 +37,8 @@ from cytomend.report.flags import Numbers, differences, flags_of
 from cytomend.report.regions import RegionFacts
 from cytomend.report.review import measure_region
 from cytomend.report.rim import Neighbourhood
-from cytomend.segmentation.luminance import grey
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
+from cytomend.segmentation.stain import PLAIN, section_stain
 from cytomend.segmentation.table import table_contours
 from cytomend.storage.images import open_image
 from cytomend.values import ValueRange
@@ -85,7 +85,7 @@ def opened(scan: Path, mask: Path | None, pixel_size_um: float | None, seed: int
         masked = open_mask(mask, image.shape) if mask else None
         values = value_range(image, masked)
         whole = Box(0, 0, *image.shape)
-        pixels = grey(image.read(whole))
+        pixels = section_stain(image, masked, values).grey(image.read(whole))
     forbidden = masked.read(whole) if masked else np.zeros(pixels.shape, dtype=bool)
     shapes = shapes_of(forbidden) if masked else next(phantoms(1, seed)).shapes
     return Scan(scan.stem, pixels, forbidden, shapes, size, values)
@@ -245,7 +245,7 @@ def checks(
     corrected = CorrectedSection((pixels,), (labels,), {})
     artefacts = Forbidden(scan.forbidden)
     return [
-        measure_region(r, Neighbourhood(r.number, r.box, corrected, facts, artefacts), None, segmenter)[0]
+        measure_region(r, Neighbourhood(r.number, r.box, corrected, facts, PLAIN, artefacts), None, segmenter)[0]
         for r in regions
     ]
 

@@ -176,6 +176,7 @@ def test_alpha_is_dropped(tmp_path, planar):
         section = open_image(tmp_path / name)
         assert section.channels == 3
         np.testing.assert_array_equal(section.read(Box(0, 0, HEIGHT, WIDTH)), channels_first(colour()))
+        assert section.warnings == [f"{tmp_path / name}: its alpha channel is not used"]
 
 
 def test_the_full_resolution_level_of_an_ome_tiff_pyramid_is_taken(tmp_path):

@@ -19,6 +19,7 @@ from cytomend.report.regions import RegionFacts
 from cytomend.report.review import RegionReview, flagged_first, review_regions
 from cytomend.report.rim import MARGIN_UM, RIM_UM
 from cytomend.segmentation.segmenters import ClassicalSegmenter, open_segmenter
+from cytomend.segmentation.stain import PLAIN
 
 RANGE = (0.0, 255.0)
 
@@ -84,7 +85,7 @@ def reviewed(mended, labels, *, scan=None, segmenter=None, uncertainty=None, fac
     corrected = CorrectedSection((mended,), (labels.astype(np.uint32),), {}, uncertainty)
     image = Scan(pixels if scan is None else scan if scan.ndim == 3 else scan[None])
     regions = regions_of(labels, facts.pixel_size_um)
-    return list(review_regions(regions, image, corrected, facts, segmenter or ClassicalSegmenter(), **how))
+    return list(review_regions(regions, image, corrected, facts, segmenter or ClassicalSegmenter(), PLAIN, **how))
 
 
 def keys(review):
@@ -247,7 +248,7 @@ def test_no_more_is_read_at_once_than_a_part_with_its_margin():
     how = {"part_px": 128, "crop_px": 64}
     scan = Scan(pixels.array[None])
     (review,) = review_regions(
-        regions_of(labels), scan, corrected, section_facts(labels.shape), ClassicalSegmenter(), **how
+        regions_of(labels), scan, corrected, section_facts(labels.shape), ClassicalSegmenter(), PLAIN, **how
     )
     assert review.cells_rim > 100
     assert pixels.largest_px <= (128 + 2 * MARGIN_UM) ** 2

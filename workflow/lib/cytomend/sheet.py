@@ -21,6 +21,7 @@ from cytomend.errors import InputError
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
+from cytomend.stains import parse_stain
 from cytomend.storage.edition import annotation_roles
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def read_sheet(path: Path, config: Record, only: Collection[str] | None = None) 
         raise InputError(
             f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
         )
+    for block in ("evaluate", "report"):
+        parse_stain(config[block]["stain"])
     models = cache(_model)
     decided = read_decisions(config["decisions"] and Path(config["decisions"]), only)
     sections = {
@@ -259,7 +262,7 @@ def settings_of(
             **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials")},
             **chance(row["section"], config["evaluate"]["seed"]),
         },
-        evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers")},
+        evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers", "stain")},
         screen={**config["screen"], "value_range": value_range(row, where)},
         truth=Path(row["truth"]) if row["truth"] else None,
         cells=Path(row["cells"]) if row["cells"] else None,

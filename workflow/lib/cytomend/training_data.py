@@ -136,7 +136,7 @@ class _Tiles:
 def _tiles(source: Record, settings: Record) -> _Tiles:
     if "sheet" in source:
         return _Tiles([])
-    return _phantom_tiles(source) if "phantom" in source else _scan_tiles(source, settings)
+    return _phantom_tiles(source["phantom"], settings) if "phantom" in source else _scan_tiles(source, settings)
 
 
 def _tissue(training: TrainingFile, side: str, read: list[_Tiles], stores: dict[str, PatchStore]) -> list[Tissue]:
@@ -163,11 +163,13 @@ def _tissue(training: TrainingFile, side: str, read: list[_Tiles], stores: dict[
     return tissue
 
 
-def _phantom_tiles(source: Record) -> _Tiles:
-    phantom = source["phantom"]
+def _phantom_tiles(phantom: Record, settings: Record) -> _Tiles:
     size = (phantom["size_px"],) * 2
-    images = (render_tissue(size, phantom["seed"] + i).image for i in range(phantom["count"]))
-    return _Tiles([Tile(to_model(image[None], (0, 255)), np.ones(size, dtype=bool)) for image in images])
+    pixel_size_um, stain = float(phantom.get("pixel_size_um") or settings["pixel_size_um"]), phantom.get("stain")
+    seeds = range(phantom["seed"], phantom["seed"] + phantom["count"])
+    tissues = (render_tissue(size, seed, pixel_size_um=pixel_size_um, stain=stain) for seed in seeds)
+    images = (tissue.image.reshape(settings["network"]["channels"], *size) for tissue in tissues)
+    return _Tiles([Tile(to_model(image, (0, 255)), np.ones(size, dtype=bool)) for image in images])
 
 
 def _scan_tiles(source: Record, settings: Record) -> _Tiles:

@@ -221,6 +221,11 @@ def _check_sources(path: Path, settings: Record) -> None:
                     f"{path}: {where}.phantom.size_px is {source['phantom']['size_px']}, expected at least window_px,"
                     f" {settings['window_px']}: windows are cut from the pieces"
                 )
+            if "phantom" in source and ("stain" in source["phantom"]) != (settings["network"]["channels"] == 3):
+                raise InputError(
+                    f"{path}: {where}.phantom.stain is {source['phantom'].get('stain', 'not there')}; expected a stain"
+                    " for network.channels: 3, which learns RGB, and none for a network of grey scans"
+                )
 
 
 def _check_name(path: Path, what: str, name: str) -> None:

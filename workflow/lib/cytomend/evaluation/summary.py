@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from cytomend.evaluation.arrangement import RADII_UM, l_minus_r
+from cytomend.evaluation.colours import summarise_colours
 from cytomend.evaluation.measurement import KNOWN, MEASURED, ORIGINAL, TRUTH, Row
 from cytomend.evaluation.statistics import CELL_STATISTICS, bootstrap_counts, interval
 from cytomend.evaluation.tables import table
@@ -48,6 +49,7 @@ def summaries(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         "summary": summarise(tables["measurements"]),
         "class_summary": summarise_classes(tables["classes"]),
         "arrangement_summary": summarise_arrangement(tables["arrangement"]),
+        "colour_summary": summarise_colours(tables["colours"]),
     }
     return {name: content if len(content) else table(name, []) for name, content in made.items()}
 

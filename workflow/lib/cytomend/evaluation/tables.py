@@ -88,6 +88,13 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "top2": Column("", "class with the second highest probability"),
         "margin": Column("of 1", "difference of these two probabilities"),
     },
+    "colours": {
+        **TRIAL,
+        "filler": PICTURE["filler"],
+        "channel": Column("", "red, green or blue; grey sections have no rows"),
+        "pixels": Column("", "pixels of the mask"),
+        "value": Column("grey", "sum of the channel's values over them"),
+    },
     "summary": {
         "kind": TRIAL["kind"],
         **PICTURE,
@@ -120,6 +127,17 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "top2_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
         "margin_change": Column("of 1", "median change of the margin between first and second choice"),
     },
+    "colour_summary": {
+        "kind": TRIAL["kind"],
+        "filler": PICTURE["filler"],
+        "channel": Column("", "red, green or blue"),
+        "trials": Column("", "number of trials"),
+        "original": Column("grey", "mean value of the channel in the masks of the originals, all trials together"),
+        "found": Column("grey", "mean value in the filled pictures"),
+        "shift": Column("grey", "found - original"),
+        "shift_low": Column("grey", "lower end of its 95 % bootstrap interval"),
+        "shift_high": Column("grey", "upper end of its 95 % bootstrap interval"),
+    },
     "arrangement_summary": {
         **PICTURE,
         "radius_um": Column("µm", "distance r"),
@@ -130,9 +148,10 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
     },
 }
 """By table and column. Rows of ``trials`` are trials; of ``measurements`` a trial, filler and segmenter; of
-``arrangement`` these and a radius; of ``cells`` a cell in a mask; of ``classes`` a trial and filler."""
+``arrangement`` these and a radius; of ``cells`` a cell in a mask; of ``classes`` a trial and filler; of ``colours``
+these and a channel."""
 
-GATHERED = ("trials", "measurements", "arrangement", "cells", "classes")
+GATHERED = ("trials", "measurements", "arrangement", "cells", "classes", "colours")
 """Tables with a row a trial or more, of which the others are made."""
 
 
@@ -141,6 +160,7 @@ TEXTS = {
     "kind",
     "filler",
     "segmenter",
+    "channel",
     "classifier",
     "top1",
     "top2",

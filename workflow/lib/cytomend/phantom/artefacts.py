@@ -6,6 +6,7 @@ annotated polygon is the outline grown beyond that fade, so that outside the mas
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class Damage:
 
     Parameters
     ----------
-    image : (H, W) uint8
+    image : (H, W) or (3, H, W) uint8
         Equal to the intact picture outside the mask.
     mask : (H, W) bool
         The pixels whose centre lies in an annotated polygon.
@@ -91,7 +92,7 @@ def damage(image: NDArray[np.uint8], seed: int, *, pixel_size_um: float = 1.0) -
 
     Parameters
     ----------
-    image : (H, W) uint8
+    image : (H, W) or (3, H, W) uint8
         Intact tissue, dark on light; it is not changed.
     seed : int
         Decides kinds, outlines and looks.
@@ -99,9 +100,10 @@ def damage(image: NDArray[np.uint8], seed: int, *, pixel_size_um: float = 1.0) -
         Side of a pixel in µm.
     """
     rng = np.random.default_rng([seed, 101])
-    shape = (image.shape[0], image.shape[1])
+    shape = (image.shape[-2], image.shape[-1])
     frame = shapely.box(0, 0, shape[1], shape[0])
     damaged = image.copy()
+    planes = damaged.reshape(-1, *shape)  # a view: what is done to it is done to the picture
     features: list[dict[str, Any]] = []
     taken: BaseGeometry = shapely.Polygon()
     for kind in _draw_kinds(shape, pixel_size_um, rng):
@@ -111,14 +113,21 @@ def damage(image: NDArray[np.uint8], seed: int, *, pixel_size_um: float = 1.0) -
             continue
         taken = shapely.union(taken, outline)
         box = _pixel_box(outline, shape)
-        patch = damaged[box.slices]
+        patch = planes[:, *box.slices]
         cover = gaussian_filter(fill([core], box).astype(np.float32), kind.fade_px, truncate=FADE_REACH)
-        altered = kind.alter(patch.astype(np.float32), cover, rng).round().clip(0, 255).astype(np.uint8)
-        damaged[box.slices] = np.where(fill([outline], box), altered, patch)
+        altered = _alter(kind, patch, cover, rng).round().clip(0, 255).astype(np.uint8)
+        planes[:, *box.slices] = np.where(fill([outline], box), altered, patch)
         features.append(_feature(outline, kind, len(features) + 1, rng))
     # The mask is drawn from the features as they will be read, so that the two can never disagree.
     mask = fill([shapely.from_geojson(json.dumps(feature["geometry"])) for feature in features], Box(0, 0, *shape))
     return Damage(damaged, mask, features)
+
+
+def _alter(kind: ArtefactKind, patch: NDArray[np.uint8], cover: Floats, rng: np.random.Generator) -> Floats:
+    """Alter the channels of a patch (C, h, w), all by the same chance."""
+    *before, last = patch.astype(np.float32)
+    altered = [kind.alter(plane, cover, copy.deepcopy(rng)) for plane in before]
+    return np.stack([*altered, kind.alter(last, cover, rng)])
 
 
 def fill(areas: list[BaseGeometry], box: Box) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""From optical density to grey values: the stain of a section, the texture of its ground, the light and the sensor."""
+"""From optical density to pixels: the stain of a section, the texture of its ground, the light and the sensor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from cytomend.stains import stain_vector
+
 Floats = NDArray[np.float32]
 
 STRAY_LIGHT = 3.5
+CLEAR_GLASS = 1.28
+"""How much brighter a colour scan shows its ground than the grey reference tile."""
+COLOUR_NOISE = 0.3
+"""Noise of a channel of a colour scan over that of the grey reference tile; the public field has less still."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,27 @@ class Stain:
     sensor_noise: float
 
 
+@dataclass(frozen=True)
+class Dye:
+    """How light falls in each channel: what clear glass shows, the absorption for a density of one, and the noise."""
+
+    clear: tuple[float, ...]
+    absorption: tuple[float, ...]
+    noise: float = 1.0
+
+
+def grey_dye(stain: Stain) -> Dye:
+    """Return the dye of a grey scan."""
+    return Dye((stain.ground,), (1.0,))
+
+
+def draw_dye(name: str, stain: Stain, rng: np.random.Generator) -> Dye:
+    """Draw the dye of an RGB scan around a stain's direction; the channel that it darkens most falls as grey does."""
+    vector = stain_vector(name) * np.exp(rng.normal(0, 0.07, 3))
+    clear = np.minimum(CLEAR_GLASS * stain.ground + rng.normal(0, 2.0, 3), 250)
+    return Dye(tuple(map(float, clear)), tuple(map(float, vector / vector.max())), COLOUR_NOISE)
+
+
 def draw_stain(rng: np.random.Generator) -> Stain:
     """Draw a stain around that of the real reference tile."""
     return Stain(
@@ -40,8 +67,8 @@ def draw_stain(rng: np.random.Generator) -> Stain:
     )
 
 
-def expose(density: Floats, grainy: Floats, stain: Stain, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Turn optical density into grey values, with the tissue's texture and the sensor's noise."""
+def expose(density: Floats, grainy: Floats, stain: Stain, dye: Dye, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Turn optical density (H, W) into pixels (C, H, W), with the tissue's texture and the sensor's noise."""
     shape = density.shape
     # Dust and stain grains are uneven: smooth clearings beside dusty places, more of them where the tissue is dense.
     dust = np.exp(coloured_noise(shape, (2.5, 8.0), (0.13, 0.17), rng)) * (0.75 + 0.5 * density.clip(0, 0.8))
@@ -51,12 +78,18 @@ def expose(density: Floats, grainy: Floats, stain: Stain, rng: np.random.Generat
     dots = rng.random(shape, dtype=np.float32)
     speckle = (1 - dots / 0.08).clip(0) * (0.29 * stain.speckle)
     total = density + grainy * grain.clip(-0.8, 1.2) + broad + dust * (fine + speckle)
-    light: Floats = gaussian_filter(stain.ground * np.exp(-total), stain.blur_px, mode="nearest", truncate=3)
-    shot = rng.standard_normal(shape, dtype=np.float32)
-    light += shot * np.sqrt(stain.sensor_noise**2 + 0.16 * light.clip(0))
+    channels = zip(dye.clear, dye.absorption, strict=True)
+    return np.stack([_detect(clear * np.exp(-total * share), stain, dye.noise, rng) for clear, share in channels])
+
+
+def _detect(light: Floats, stain: Stain, noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return what the sensor makes of the light, (H, W)."""
+    light = gaussian_filter(light, stain.blur_px, mode="nearest", truncate=3)
+    shot = rng.standard_normal(light.shape, dtype=np.float32)
+    light += shot * noise * np.sqrt(stain.sensor_noise**2 + 0.16 * light.clip(0))
     # Even the darkest body lets some stray light through.
-    grey: NDArray[np.uint8] = (light + STRAY_LIGHT).round().clip(0, 255).astype(np.uint8)
-    return grey
+    plane: NDArray[np.uint8] = (light + STRAY_LIGHT).round().clip(0, 255).astype(np.uint8)
+    return plane
 
 
 def coloured_noise(

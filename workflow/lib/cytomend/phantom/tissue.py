@@ -16,7 +16,7 @@ from cytomend.errors import InputError
 
 from .areas import AREAS, Area
 from .bodies import Bodies, paint_bodies, shape_bodies
-from .exposure import Stain, draw_stain, expose
+from .exposure import Stain, draw_dye, draw_stain, expose, grey_dye
 from .neuropil import Strokes, add_dendrites, add_fibres, add_vessels
 from .population import GLIA, INTERNEURON, Frame, Population, Unevenness, draw_population
 
@@ -29,8 +29,8 @@ class Tissue:
 
     Parameters
     ----------
-    image : (H, W) uint8
-        Grey values, dark cells on light ground.
+    image : (H, W) uint8, or (3, H, W) uint8 of a coloured phantom
+        Dark cells on light ground.
     cells : pandas.DataFrame
         The cells in focus whose centre lies in the image: ``y_um``, ``x_um`` (from the image's upper left corner),
         ``area_um2``, ``orientation_rad`` (apical or long axis, from +x towards +y, in (-pi, pi]), ``layer`` and
@@ -58,7 +58,9 @@ def draw_frame(area: Area, size_um: tuple[float, float], rng: np.random.Generato
     return Frame((size_um[0] / 2, size_um[1] / 2), top_depth + extent / 2, pia_rad, curvature)
 
 
-def render_tissue(size: tuple[int, int], seed: int, *, pixel_size_um: float = 1.0, area: str | None = None) -> Tissue:
+def render_tissue(
+    size: tuple[int, int], seed: int, *, pixel_size_um: float = 1.0, area: str | None = None, stain: str | None = None
+) -> Tissue:
     """Render a phantom of cell-body-stained cortex.
 
     Parameters
@@ -71,6 +73,9 @@ def render_tissue(size: tuple[int, int], seed: int, *, pixel_size_um: float = 1.
         Side of a pixel in µm.
     area : str, optional
         Name of a cytoarchitectonic area (see `AREAS`); the seed chooses one if absent.
+    stain : str, optional
+        Name of a stain (see `cytomend.stains.STAINS`), for an RGB scan; by default silver on a grey scan. The cells
+        are the same in every stain.
 
     Returns
     -------
@@ -80,21 +85,22 @@ def render_tissue(size: tuple[int, int], seed: int, *, pixel_size_um: float = 1.
     Raises
     ------
     InputError
-        If there is no such area.
+        If there is no such area or stain.
     """
     layout, planes, texture = (np.random.default_rng([seed, stream]) for stream in range(3))
     table = choose_area(area, layout)
     size_um = (size[0] * pixel_size_um, size[1] * pixel_size_um)
-    frame, stain = draw_frame(table, size_um, layout), draw_stain(layout)
+    frame, look = draw_frame(table, size_um, layout), draw_stain(layout)
+    dye = draw_dye(stain, look, np.random.default_rng([seed, 3])) if stain else grey_dye(look)
     unevenness = Unevenness.draw(layout, contrast=0.36)
     focal = draw_population(table, frame, unevenness, size_um, planes, crowding=1.02)
-    hazy = draw_population(table, frame, unevenness, size_um, planes, crowding=1.9 * stain.haze)
-    density, grainy, bodies = _stain_cells(size, focal, hazy, stain, planes, pixel_size_um)
-    density += _stain_strokes(size, focal, frame, stain, planes, pixel_size_um)
+    hazy = draw_population(table, frame, unevenness, size_um, planes, crowding=1.9 * look.haze)
+    density, grainy, bodies = _stain_cells(size, focal, hazy, look, planes, pixel_size_um)
+    density += _stain_strokes(size, focal, frame, look, planes, pixel_size_um)
     density += _pale_clefts(size, planes, pixel_size_um)
-    image = expose(density, grainy, stain, texture)
+    image = expose(density, grainy, look, dye, texture)
     inside = _inside(focal, size_um)
-    return Tissue(image, _tabulate(focal.take(inside), table), bodies.take(inside))
+    return Tissue(image if stain else image[0], _tabulate(focal.take(inside), table), bodies.take(inside))
 
 
 def choose_area(name: str | None, rng: np.random.Generator) -> Area:

@@ -24,14 +24,18 @@ def value_range(image: SectionImage, mask: ArtefactMask | None) -> ValueRange:
     """
     if image.dtype == np.uint8:
         return 0.0, 255.0
-    tiles = list(Box(0, 0, *image.shape).tiles(SAMPLED_PX))
-    chosen = [tiles[i] for i in np.linspace(0, len(tiles) - 1, min(SAMPLED_BLOCKS, len(tiles))).astype(int)]
-    values = np.concatenate([_intact_values(image, mask, box) for box in chosen])
+    values = np.concatenate([_intact_values(image, mask, box) for box in sampled_boxes(image)])
     if not len(values):
         return 0.0, float(np.iinfo(image.dtype).max)
     low, high = (float(v) for v in np.percentile(values, [0.1, 99.9]))
     margin = max((high - low) / 20, 1.0)
     return max(low - margin, 0.0), high + margin
+
+
+def sampled_boxes(image: SectionImage) -> list[Box]:
+    """Return blocks spread over a section, always the same ones."""
+    tiles = list(Box(0, 0, *image.shape).tiles(SAMPLED_PX))
+    return [tiles[i] for i in np.linspace(0, len(tiles) - 1, min(SAMPLED_BLOCKS, len(tiles))).astype(int)]
 
 
 def _intact_values(image: SectionImage, mask: ArtefactMask | None, box: Box) -> NDArray[Any]:

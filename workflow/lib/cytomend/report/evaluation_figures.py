@@ -108,9 +108,9 @@ class Look:
 class Exemplar:
     """A trial to be looked at.
 
-    ``original``, ``mended`` (S, S) grey; ``mask`` (S, S); ``cells_before``, ``cells_after`` a row a cell with
-    ``contour_y_um`` and ``contour_x_um``, arrays of points from the corner of the first pixel; ``fraction`` is the
-    share of the patch that is masked.
+    ``original``, ``mended`` (S, S) grey or (S, S, 3) RGB; ``mask`` (S, S); ``cells_before``, ``cells_after`` a row a
+    cell with ``contour_y_um`` and ``contour_x_um``, arrays of points from the corner of the first pixel; ``fraction``
+    is the share of the patch that is masked.
     """
 
     original: NDArray[np.generic]
@@ -340,13 +340,13 @@ def draw_exemplar(row: SubFigure, exemplar: Exemplar) -> None:
         f"{plain(exemplar.title)}, {100 * exemplar.fraction:.0f} % masked", x=0.012, ha="left", fontweight="bold"
     )
     height_um, width_um = (n * exemplar.pixel_size_um for n in exemplar.mask.shape)
-    grey = to_grey(exemplar.original, exemplar.original), to_grey(exemplar.mended, exemplar.original)
-    masked = np.repeat(grey[0][..., None], 3, axis=-1)
+    shown = to_bytes(exemplar.original, exemplar.original), to_bytes(exemplar.mended, exemplar.original)
+    masked = np.repeat(shown[0][..., None], 3, axis=-1) if shown[0].ndim == 2 else shown[0].copy()
     masked[exemplar.mask] = (np.array(mpl.colors.to_rgb(MASK_COLOUR)) * 255).astype(np.uint8)
     for axes, title, image, cells in zip(
         row.subplots(1, 3),
         ("original", "mask", "mended"),
-        (grey[0], masked, grey[1]),
+        (shown[0], masked, shown[1]),
         (exemplar.cells_before, None, exemplar.cells_after),
         strict=True,
     ):
@@ -393,7 +393,7 @@ def mask_outline(mask: NDArray[np.bool_], pixel_size_um: float) -> list[Float]:
     ]
 
 
-def to_grey(image: NDArray[np.generic], original: NDArray[np.generic]) -> NDArray[np.uint8]:
+def to_bytes(image: NDArray[np.generic], original: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Return a picture for the eye, whose black and white are the darkest and the lightest of the original."""
     low, high = (float(value) for value in np.percentile(original.astype(np.float64), (0.2, 99.8)))
     scaled = (image.astype(np.float64) - low) / max(high - low, 1e-9)

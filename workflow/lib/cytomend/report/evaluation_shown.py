@@ -69,6 +69,15 @@ class FillerLine(NamedTuple):
     top2: Share | None
 
 
+class ColourLine(NamedTuple):
+    """How far one filler shifts the channels, in values of the scan: each with its interval, as text."""
+
+    kind: str
+    filler: str
+    trials: int
+    shifts: dict[str, tuple[str, str]]
+
+
 class EvaluationFigure(NamedTuple):
     """A figure as a page shows it, by its address there, and the address of its file among the results."""
 
@@ -96,6 +105,7 @@ class EvaluationShown:
     statistics: list[str]
     cells: int
     tables: list[EvaluationLines]
+    colours: list[ColourLine]
     figures: list[EvaluationFigure]
     folder: str
 
@@ -127,6 +137,7 @@ class EvaluationShown:
                 for kind, reference in ((INTACT, "original"), (ARTEFACT, "original"), (ARTEFACT, "truth"))
                 if (lines := _lines(shown, classes, kind, reference))
             ],
+            colours=_colours(read_table(folder, "colour_summary")),
             figures=_figures(folder, page, beside),
             folder=link(folder, page),
         )
@@ -157,6 +168,24 @@ def _lines(summary: pd.DataFrame, classes: pd.DataFrame, kind: str, reference: s
             top2 = Share(row["top2_rate"], row["top2_low"], row["top2_high"], row["trials"])
         lines.append(FillerLine(str(filler), int(rows["trials"].max()), pooled, medians, flips, top2))
     return lines
+
+
+def _colours(summary: pd.DataFrame) -> list[ColourLine]:
+    return [
+        ColourLine(
+            str(kind),
+            str(filler),
+            int(rows["trials"].max()),
+            {
+                row["channel"]: (
+                    f"{row['shift']:+.1f}",
+                    f"{row['shift_low']:+.1f} to {row['shift_high']:+.1f}" if row["trials"] >= FEWEST else "",
+                )
+                for _, row in rows.iterrows()
+            },
+        )
+        for (kind, filler), rows in summary.groupby(["kind", "filler"], sort=False)
+    ]
 
 
 def _figures(folder: Path, page: Path, beside: Path | None) -> list[EvaluationFigure]:

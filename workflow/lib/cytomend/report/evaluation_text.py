@@ -21,12 +21,12 @@ SHOWN = (
 )
 
 
-def summary_text(summary: pd.DataFrame, classes: pd.DataFrame) -> str:
+def summary_text(summary: pd.DataFrame, classes: pd.DataFrame, colours: pd.DataFrame | None = None) -> str:
     """Return the tables of an evaluation over all mask fractions.
 
     Parameters
     ----------
-    summary, classes : the tables ``summary`` and ``class_summary``
+    summary, classes, colours : the tables ``summary``, ``class_summary`` and ``colour_summary``
     """
     parts = []
     whole = summary[summary["bin"] == ALL]
@@ -38,6 +38,8 @@ def summary_text(summary: pd.DataFrame, classes: pd.DataFrame) -> str:
         parts.append(f"Relative error of all trials together, %:\n\n{error_table(part, 'pooled')}")
     for trials_of, part in classes[classes["bin"] == ALL].groupby("kind", sort=False):
         parts.append(f"### Classes, {trials_of} trials\n\n{class_table(part)}")
+    for trials_of, part in () if colours is None else colours.groupby("kind", sort=False):
+        parts.append(f"### Colour, {trials_of} trials: mean value minus that of the original\n\n{colour_table(part)}")
     return "\n\n".join(parts) + "\n" if parts else "No trial: the section has too little intact tissue.\n"
 
 
@@ -77,6 +79,19 @@ def class_table(part: pd.DataFrame) -> str:
         for _, row in part.iterrows()
     ]
     return markdown(["filler", "trials", "flips, %", "top-2, %", "margin change"], rows)
+
+
+def colour_table(part: pd.DataFrame) -> str:
+    """Return fillers x channels: how far each shifts, in values of the scan."""
+    shifts = {(row["filler"], row["channel"]): row for _, row in part.iterrows()}
+    channels = list(dict.fromkeys(part["channel"]))
+
+    def said(filler: str, channel: str) -> str:
+        row = shifts[filler, channel]
+        return f"{row['shift']:+.1f} [{row['shift_low']:+.1f}, {row['shift_high']:+.1f}]"
+
+    rows = [[filler, *(said(filler, channel) for channel in channels)] for filler in dict.fromkeys(part["filler"])]
+    return markdown(["filler", *channels], rows)
 
 
 def _error(row: pd.Series | None, error: str) -> str:

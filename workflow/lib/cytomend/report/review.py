@@ -6,7 +6,7 @@ the cells of a region. Cells belong to region or rim by their centre.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -26,8 +26,8 @@ from cytomend.report.corrected import CorrectedSection
 from cytomend.report.flags import GRAVE, Flag, Numbers, flags_of
 from cytomend.report.regions import RegionFacts
 from cytomend.report.rim import GREY_SUMS, PART_PX, Neighbourhood, Part, Squares, grey_sums, is_wide
-from cytomend.segmentation.luminance import grey
 from cytomend.segmentation.segmenters import Segmenter
+from cytomend.segmentation.stain import SectionStain
 from cytomend.segmentation.table import table_contours
 from cytomend.storage.images import SectionImage
 
@@ -84,6 +84,7 @@ def review_regions(
     corrected: CorrectedSection,
     facts: SectionFacts,
     segmenter: Segmenter,
+    stain: SectionStain,
     *,
     artefacts: Masked | None = None,
     crop_px: int = CROP_PX,
@@ -96,6 +97,7 @@ def review_regions(
     regions : mended ones
     image, corrected, facts : scan, corrected section and plan
     segmenter : finds the cells of both
+    stain : how they are shown to it
     artefacts : the plan's mask, if some of its regions were not mended: those are no tissue to compare with
     crop_px : longest side of the crop whose cells have contours
     part_px : side of a part in which pixels are read; changes no number
@@ -106,7 +108,7 @@ def review_regions(
         If the segmenter fails, or gives no table of cells.
     """
     for region in regions:
-        around = Neighbourhood(region.number, region.box, corrected, facts, artefacts, part_px)
+        around = Neighbourhood(region.number, region.box, corrected, facts, stain, artefacts, part_px)
         numbers, found = measure_region(region, around, image, segmenter, crop_px)
         yield RegionReview(
             region=region.number,
@@ -151,7 +153,7 @@ def measure_region(
     finder = Finder(segmenter, facts, squares.mosaic, crop)
     found = Found()
     for part in around.parts():
-        found.add(part.focused(around.margin_px), finder, image)
+        found.add(part.focused(around.margin_px), finder, around.stain.grey, image)
     return _numbers(region, around, dict(zip(GREY_SUMS, total.tolist(), strict=True)), squares, found), found
 
 
@@ -204,7 +206,7 @@ class Found:
         none = np.zeros(0)
         return np.concatenate([none, *self.inside_um2]), np.concatenate([none, *self.rim_um2])
 
-    def add(self, part: Part, finder: Finder, image: SectionImage) -> None:
+    def add(self, part: Part, finder: Finder, shown: Callable[[Grey], Grey], image: SectionImage) -> None:
         """Find the cells of a part, and in the crop also those of the scan."""
         cells, size = finder.cells(part, part.pixels), finder.facts.pixel_size_um
         inside, rim = _lying(cells, part.own, size), _lying(cells, part.rim, size)
@@ -214,7 +216,7 @@ class Found:
         if finder.crop.intersect(part.core).is_empty:
             return
         self.after += finder.contours(part, cells.loc[inside | rim])
-        scanned = finder.cells(part, grey(image.read(part.window)))
+        scanned = finder.cells(part, shown(image.read(part.window)))
         self.before += finder.contours(part, scanned.loc[_lying(scanned, part.own | part.rim, size)])
 
 

@@ -21,7 +21,7 @@ from cytomend.regions.annotation import Masked
 from cytomend.regions.plan import SectionFacts
 from cytomend.regions.tissue import SQUARE_PX, tissue_share
 from cytomend.report.corrected import CorrectedSection
-from cytomend.segmentation.luminance import grey
+from cytomend.segmentation.stain import SectionStain
 
 RIM_UM = 64.0
 """Some five cells wide: enough of them to compare with, and mostly of the same layer."""
@@ -48,7 +48,7 @@ class Part:
     core, window : what it owns and what is read, boxes in the section
     own, intact, rim : (h, w), which pixels are the region's, tissue as scanned, and the rim's
     far_px : (h, w) distance from the region, infinite where it is out of sight
-    pixels : (h, w) grey values of the corrected section
+    pixels : (h, w) grey values of the corrected section; of an RGB section its stain
     """
 
     core: Box
@@ -82,6 +82,7 @@ class Neighbourhood:
     ----------
     number, box : of the region
     corrected, facts : the section
+    stain : how its cells are shown
     artefacts : pixels that are no tissue although nothing was mended there
     part_px : side of a part's core; a multiple of `ALIGNED_PX`
     """
@@ -92,12 +93,14 @@ class Neighbourhood:
         box: Box,
         corrected: CorrectedSection,
         facts: SectionFacts,
+        stain: SectionStain,
         artefacts: Masked | None = None,
         part_px: int = PART_PX,
     ) -> None:
         if part_px % ALIGNED_PX:
             raise ValueError(f"part_px is {part_px}, expected a multiple of {ALIGNED_PX}")
         self.number, self.corrected, self.facts, self.artefacts = number, corrected, facts, artefacts
+        self.stain = stain
         self.part_px = part_px
         self.rim_px, self.guard_px, margin_px = (
             math.ceil(length / facts.pixel_size_um) for length in (RIM_UM, GUARD_UM, MARGIN_UM)
@@ -134,7 +137,7 @@ class Neighbourhood:
         within = core.relative_to(window).slices
         if not (own[within].any() or rim[within].any()):
             return None
-        return Part(core, window, own, intact, rim, far_px, grey(self.corrected.read(window)))
+        return Part(core, window, own, intact, rim, far_px, self.stain.grey(self.corrected.read(window)))
 
 
 GREY_SUMS = (

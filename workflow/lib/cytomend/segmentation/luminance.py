@@ -1,4 +1,4 @@
-"""Grey pictures of coloured ones, as segmenters want them."""
+"""How bright colours are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (Rec. 601)."""
 
 
-def grey(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return (C, h, w) pixels as grey (h, w); RGB by its luminance.
+def luminance(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return (3, h, w) pixels by their luminance, (h, w).
 
-    >>> grey(np.full((3, 1, 2), 100, np.uint8)).tolist()
+    >>> luminance(np.full((3, 1, 2), 100, np.uint8)).tolist()
     [[100.0, 100.0]]
     """
-    if len(pixels) == 1:
-        return np.asarray(pixels[0])
     return np.asarray(np.tensordot(np.array(LUMINANCE, np.float32), pixels.astype(np.float32), axes=1))

@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samplers", nargs="*", help="more samplers: NAME, NAME:setting=value,... or module:name")
     parser.add_argument("--sampler-trials", type=int, help="trials that those fill (default: 8)")
     parser.add_argument("--segmenters", nargs="+", help="cpn, classical, a checkpoint or module:name")
+    parser.add_argument("--stain", help="by which cells of RGB are seen: measured, luminance, STAIN[/COUNTERSTAIN]")
     parser.add_argument("--classifier", help="layers, a checkpoint, module:name, or none")
     parser.add_argument("--fillers", nargs="*", help="biharmonic, nearest tissue, local mean or module:name")
     parser.add_argument("--overwrite", action="store_true", help="replace the evaluation in OUT")
@@ -106,12 +107,12 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--out {args.out}: exists and is no evaluation; choose another name")
     if args.out.exists() and not args.overwrite:
         raise InputError(f"--out {args.out}: exists already; choose another name, or give --overwrite")
-    given = {key: getattr(args, key) for key in (*LISTS, *NUMBERS, "seed") if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in (*LISTS, *NUMBERS, "seed", "stain") if getattr(args, key) is not None}
     if args.classifier is not None:
         given["classifier"] = None if args.classifier == "none" else args.classifier
     precision = {} if args.precision is None else {"precision": args.precision}
     config = checked({"mend": precision, "evaluate": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
     evaluate(section_of(args, config), Sources(args.image, args.truth, args.cells), machine, args.out)
-    print(summary_text(read_table(args.out, "summary"), read_table(args.out, "class_summary")))
+    print(summary_text(*(read_table(args.out, name) for name in ("summary", "class_summary", "colour_summary"))))
     print(args.out)

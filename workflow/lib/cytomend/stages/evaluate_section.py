@@ -16,7 +16,9 @@ taken against it too, also under the artefacts themselves. Written into one fold
 | file | what |
 |---|---|
 | ``trials``, ``measurements``, ``arrangement``, ``cells``, ``classes`` ``.parquet``, ``.tsv`` | a row a trial or more |
+| ``colours`` ``.parquet``, ``.tsv`` | of RGB sections, a row a trial, filler and channel |
 | ``summary``, ``class_summary``, ``arrangement_summary`` ``.parquet``, ``.tsv`` | errors with intervals, by bin |
+| ``colour_summary`` ``.parquet``, ``.tsv`` | how far fillers shift red, green and blue, with intervals |
 | ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
 | ``evaluation.json`` | settings, model with checksum, number of trials |
 | ``figures/*.svg``, ``figures/captions.json`` | the figures, and what to see in them |
@@ -45,6 +47,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend.classification.classifiers import Classifier, open_classifier
 from cytomend.errors import InputError
+from cytomend.evaluation.colours import colour_rows
 from cytomend.evaluation.fillers import Filler, open_filler, renoised
 from cytomend.evaluation.measurement import KNOWN, ORIGINAL, PLACES, TRUTH, Looks, Row, Seen, classify
 from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
@@ -58,7 +61,9 @@ from cytomend.report.evaluation_drawing import draw_evaluation
 from cytomend.report.evaluation_figures import Exemplar
 from cytomend.report.evaluation_shown import FIGURES
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
+from cytomend.segmentation.stain import section_stain
 from cytomend.stages.mend_shard import plan_identity
+from cytomend.stains import MEASURED, parse_stain
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import (
@@ -89,6 +94,7 @@ class EvaluateSettings:
     segmenters: list[str]
     classifier: str | None
     fillers: list[str]
+    stain: str = MEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +107,10 @@ class Sources:
 
 
 class Views(NamedTuple):
-    """What is read of a trial, all grey.
+    """What is read of a trial, all grey: of an RGB section its stain (`cytomend.segmentation.stain`).
 
     ``original`` undamaged, ``scan`` as it is with ``unknown`` pixels, ``other`` tissue for the floor (S, S) each, and
-    the ``surroundings`` of the original.
+    the ``surroundings`` of the original. ``pixels`` and ``other_pixels`` (C, S, S) are original and other in colour.
     """
 
     original: Grey
@@ -112,6 +118,8 @@ class Views(NamedTuple):
     unknown: NDArray[np.bool_]
     other: Grey
     surroundings: Grey
+    pixels: Grey
+    other_pixels: Grey
 
 
 def evaluate_section(
@@ -169,6 +177,7 @@ def open_parts(settings: EvaluateSettings) -> Parts:
     InputError
         If a name is unknown, or a file or module cannot be used.
     """
+    parse_stain(settings.stain)
     return Parts(
         {name: open_segmenter(name) for name in settings.segmenters},
         open_classifier(settings.classifier) if settings.classifier else None,
@@ -192,6 +201,8 @@ class Evaluation:
         self.settings = settings
         self.segmenters, self.classifier, self.fillers = open_parts(settings)
         self.known = _known_cells(cells, plan.facts)
+        self.stain = section_stain(image, plan.mask, plan.facts.value_range, settings.stain)
+        log.info("section %s: stain %s", plan.facts.section, self.stain.record())
 
     def run(self, threads: int, work: Path) -> None:
         """Look at all trials, sum up, and write."""
@@ -232,17 +243,20 @@ class Evaluation:
     def _read(self, place: Placement) -> Views:
         """Read what a trial needs; files are read by one thread alone."""
         whole = self.truth or self.image
+        pixels, other = whole.read(place.view), whole.read(place.other)
         return Views(
-            original=_grey(whole.read(place.view)),
-            scan=_grey(self.image.read(place.view)),
+            original=self.stain.grey(pixels),
+            scan=self.stain.grey(self.image.read(place.view)),
             unknown=place.mask | self.plan.mask.read(place.view),
-            other=_grey(whole.read(place.other)),
+            other=self.stain.grey(other),
             surroundings=self._surroundings(place),
+            pixels=pixels,
+            other_pixels=other,
         )
 
     def _surroundings(self, place: Placement) -> Grey:
         around = place.view.grow(round(SURROUNDINGS_UM / self.facts.pixel_size_um)).clip(self.facts.shape)
-        return _grey((self.truth or self.image).read(around))
+        return self.stain.grey((self.truth or self.image).read(around))
 
     def _look(self, trial: MendedTrial, views: Views) -> dict[str, list[Row]]:
         """Return the rows of one trial, by table."""
@@ -269,12 +283,13 @@ class Evaluation:
                 pixel_size_um=self.facts.pixel_size_um,
                 value_range=self.facts.value_range,
             )
-        return _rows(place, seen, classes)
+        coloured = {ORIGINAL: views.pixels, **trial.fills, FLOOR: views.other_pixels}
+        return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured)}
 
     def _pictures(self, trial: MendedTrial, views: Views) -> dict[str, Grey]:
         """Return the original and all that fills it, each equal to the original outside the mask."""
         filled: dict[str, Grey] = {
-            **{name: _grey(pixels) for name, pixels in trial.fills.items()},
+            **{name: self.stain.grey(pixels) for name, pixels in trial.fills.items()},
             FLOOR: views.other,
         }
         for name, filler in self.fillers.items():
@@ -290,7 +305,8 @@ class Evaluation:
         """Return a trial to be looked at, with the first segmenter's cells."""
         place, segmenter = trial.place, next(iter(self.segmenters.values()))
         pictures = self._pictures(trial, views)
-        before, after = views.original, pictures[next(iter(trial.fills))]
+        name, fill = next(iter(trial.fills.items()))
+        before, after = views.original, pictures[name]
         low, high = self.facts.value_range
         cells = [
             segmenter.find(
@@ -301,11 +317,13 @@ class Evaluation:
             )
             for picture in (before, after)
         ]
-        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (before, after)]
+        filled = np.where(place.mask, fill, views.pixels)
+        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (views.pixels, filled)]
+        looks = [p[0] if len(p) == 1 else np.moveaxis(p, 0, -1) for p in shown]
         return Exemplar(
-            original=shown[0],
+            original=looks[0],
             mask=place.mask,
-            mended=shown[1],
+            mended=looks[1],
             cells_before=cells[0],
             cells_after=cells[1],
             pixel_size_um=self.facts.pixel_size_um,
@@ -322,6 +340,7 @@ class Evaluation:
             "model_fillers": stored["samplers"],
             "look": asdict(self.settings),
             "pixel_size_um": self.facts.pixel_size_um,
+            "stain": self.stain.record(),
             "trials": {kind: counts[kind] for kind in (INTACT, ARTEFACT)},
         }
 
@@ -346,14 +365,6 @@ def _rows(place: Placement, seen: Sequence[Seen], classes: list[Row]) -> dict[st
         "cells": [row for s in seen for row in s.cells],
         "classes": classes,
     }
-
-
-def _grey(pixels: Grey) -> Grey:
-    """Return (C, h, w) as (h, w): the mean of its channels."""
-    if len(pixels) == 1:
-        return np.asarray(pixels[0])
-    mean: Grey = np.rint(pixels.mean(0)).astype(pixels.dtype)
-    return mean
 
 
 def _known_cells(path: Path | None, facts: SectionFacts) -> pd.DataFrame | None:

@@ -1,6 +1,6 @@
 """Make a phantom section: tissue with known cells, damage with known masks.
 
-One seed decides everything. Written into one folder:
+One seed decides everything. With a stain the images are RGB, (3, Y, X). Written into one folder:
 
 | file | what |
 |---|---|
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.phantom import Damage, Tissue, damage, render_tissue
+from cytomend.stains import STAINS
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,13 @@ FINEST_UM, COARSEST_UM = 0.5, 4.0
 
 
 def make_phantom(
-    size: Sequence[int], seed: int, out_dir: Path, *, pixel_size_um: float = 1.0, overwrite: bool = False
+    size: Sequence[int],
+    seed: int,
+    out_dir: Path,
+    *,
+    pixel_size_um: float = 1.0,
+    stain: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Make a phantom section in a folder and return the path of its damaged image.
 
@@ -61,6 +68,9 @@ def make_phantom(
         Folder to write into; made if absent.
     pixel_size_um : float
         Side of a pixel in µm.
+    stain : str, optional
+        Name of the stain of an RGB section (see `cytomend.stains.STAINS`); by default the section is grey. Cells and
+        damage lie at the same places.
     overwrite : bool
         Replace the phantom that the folder holds.
 
@@ -72,7 +82,7 @@ def make_phantom(
     shape = _check_numbers(size, seed, pixel_size_um)
     _check_folder(out_dir, overwrite=overwrite)
     log.info("phantom of %d x %d pixels of %g µm, seed %d", *shape, pixel_size_um, seed)
-    tissue = render_tissue(shape, seed, pixel_size_um=pixel_size_um)
+    tissue = render_tissue(shape, seed, pixel_size_um=pixel_size_um, stain=stain)
     damaged = damage(tissue.image, seed, pixel_size_um=pixel_size_um)
     log.info(
         "%d cells, %d artefacts on %.1f %% of it", len(tissue.cells), len(damaged.features), 100 * damaged.mask.mean()
@@ -130,7 +140,8 @@ def _write_tiff(path: Path, image: NDArray[np.uint8], pixel_size_um: float) -> N
         image,
         tile=(TILE_PX, TILE_PX),
         compression="zlib",
-        photometric="minisblack",
+        photometric="rgb" if image.ndim == 3 else "minisblack",
+        planarconfig="separate" if image.ndim == 3 else None,
         resolution=(per_cm, per_cm),
         resolutionunit="CENTIMETER",
         metadata=None,
@@ -145,9 +156,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="decides everything: place, stain, cells, damage")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--pixel-size-um", type=float, default=1.0, help="side of a pixel in µm (default 1)")
+    parser.add_argument("--stain", choices=list(STAINS), help="stain of an RGB section (default: none, a grey one)")
     parser.add_argument("--overwrite", action="store_true", help="replace the phantom that the folder holds")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    print(make_phantom(args.size, args.seed, args.out, pixel_size_um=args.pixel_size_um, overwrite=args.overwrite))
+    look = {"pixel_size_um": args.pixel_size_um, "stain": args.stain}
+    print(make_phantom(args.size, args.seed, args.out, **look, overwrite=args.overwrite))

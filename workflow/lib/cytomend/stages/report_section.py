@@ -70,6 +70,8 @@ from cytomend.report.review import flagged_first, review_regions
 from cytomend.report.tiles import TileIndex, TileWriter
 from cytomend.report.viewer import Contours, Reviewed, ShownRegion, region_record, section_record, shares_of_time
 from cytomend.segmentation.segmenters import open_segmenter
+from cytomend.segmentation.stain import SectionStain, section_stain
+from cytomend.stains import MEASURED
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import manifest_of, one_writer, publish, read_manifest, require_key, write_whole
@@ -94,6 +96,7 @@ class ReportSettings:
     crop_px: int
     pictures: int
     segmenter: str = "cpn"
+    stain: str = MEASURED
 
 
 def report_section(
@@ -139,7 +142,8 @@ def report_section(
     with open_image(image_path) as image:
         # What the plan says of the scan comes first; opening it again may repeat some of it.
         warnings = tuple(dict.fromkeys((*facts.warnings, *image.warnings, *said.warnings)))
-        reviewed = _most_urgent_first(list(_reviews(regions, image, mended, plan, settings)))
+        stain = section_stain(image, plan.mask, facts.value_range, settings.stain)
+        reviewed = _most_urgent_first(list(_reviews(regions, image, mended, plan, stain, settings)))
         shown = [one.region for one in reviewed][: settings.pictures]
         with one_writer(out.parent / IMAGES) as work:
             shutil.rmtree(work)
@@ -197,6 +201,7 @@ def _reviews(
     image: SectionImage,
     corrected: CorrectedSection,
     plan: Plan,
+    stain: SectionStain,
     settings: ReportSettings,
 ) -> Iterator[Reviewed]:
     """Check one region after the other; of its cells only the packed contours are kept."""
@@ -204,7 +209,7 @@ def _reviews(
         return
     contours, ordered, segmenter = Contours(), largest_first(regions), open_segmenter(settings.segmenter)
     artefacts = plan.mask if plan.facts.left else None
-    reviews = review_regions(ordered, image, corrected, plan.facts, segmenter, artefacts=artefacts)
+    reviews = review_regions(ordered, image, corrected, plan.facts, segmenter, stain, artefacts=artefacts)
     for region, review in zip(ordered, reviews, strict=True):
         cells = contours.pack(review)
         yield Reviewed(region, replace(review, contours_before=(), contours_after=()), cells)

@@ -10,7 +10,8 @@ Writes one Parquet table, a row a cell, in the order of blocks of the scan:
 | ``contour_y_um``, ``contour_x_um`` | µm | points of the contour, a list a cell |
 
 and, if asked, the contours as GeoJSON, in pixels of the full resolution, as QuPath imports them. The table's metadata
-hold image, segmenter, pixel size and value range under ``cytomend``. Cells whose centroid lies in a mask are left out.
+hold image, segmenter, pixel size, value range and stain under ``cytomend``. Cells whose centroid lies in a mask are
+left out.
 
 A network sees the scan block by block, whatever its size; a segmenter that is no network sees it whole.
 """
@@ -37,10 +38,11 @@ from cytomend.geometry import Box
 from cytomend.regions.annotation import Masked, open_mask
 from cytomend.regions.value_range import value_range as measured_range
 from cytomend.segmentation.blocks import Read
-from cytomend.segmentation.luminance import grey
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
+from cytomend.segmentation.stain import SectionStain, section_stain
 from cytomend.segmentation.table import table_contours
 from cytomend.stages.mend_shard import Machine
+from cytomend.stains import MEASURED
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import write_whole
 from cytomend.values import ValueRange
@@ -74,10 +76,11 @@ class BlockwiseSegmenter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a grey value and a pixel mean."""
+    """What a pixel and its values mean."""
 
     pixel_size_um: float
     value_range: ValueRange
+    stain: SectionStain
 
 
 def segment(
@@ -88,6 +91,7 @@ def segment(
     mask_path: Path | None = None,
     pixel_size_um: float | None = None,
     value_range: ValueRange | None = None,
+    stain: str = MEASURED,
     geojson: Path | None = None,
     device: str = "cpu",
 ) -> Path:
@@ -95,11 +99,12 @@ def segment(
 
     Parameters
     ----------
-    image_path : scan of any format that `open_image` reads; RGB is seen as its luminance
+    image_path : scan of any format that `open_image` reads
     segmenter : name, see `open_segmenter`
     mask_path : annotation of pixels whose cells are left out
     pixel_size_um : side of a pixel in µm; by default what the file says
     value_range : grey values that mean black and white; by default as mending would find them
+    stain : by which stain cells of an RGB scan are seen, see `section_stain`
 
     Raises
     ------
@@ -109,14 +114,17 @@ def segment(
     finder = open_segmenter(segmenter, device)
     with open_image(image_path) as image:
         mask = open_mask(mask_path, image.shape) if mask_path else None
-        scale = Scale(pixel_size_um or _pixel_size_um(image_path, image), value_range or measured_range(image, mask))
+        values = value_range or measured_range(image, mask)
+        shown = section_stain(image, mask, values, stain)
+        scale = Scale(pixel_size_um or _pixel_size_um(image_path, image), values, shown)
         log.info(
-            "%s: %s px of %g µm, values %s; segmenter %s",
+            "%s: %s px of %g µm, values %s; segmenter %s; stain %s",
             image_path,
             image.shape,
             scale.pixel_size_um,
             scale.value_range,
             finder.name,
+            shown.record() or "not looked for in grey",
         )
         pieces = (unmasked(cells, mask, scale.pixel_size_um) for cells in found(finder, image, scale))
         facts = {
@@ -124,6 +132,7 @@ def segment(
             "segmenter": finder.name,
             "pixel_size_um": scale.pixel_size_um,
             "value_range": scale.value_range,
+            "stain": shown.record(),
         }
         write_whole(out, lambda path: write_table(path, pieces, facts))
     if geojson is not None:
@@ -141,7 +150,7 @@ def found(segmenter: Segmenter, image: SectionImage, scale: Scale) -> Iterator[p
     """Yield the cells of a scan, some at a time."""
     how: dict[str, Any] = {"pixel_size_um": scale.pixel_size_um, "value_range": scale.value_range}
     if isinstance(segmenter, BlockwiseSegmenter):
-        yield from segmenter.find_blockwise(lambda box: grey(image.read(box)), image.shape, **how)
+        yield from segmenter.find_blockwise(lambda box: scale.stain.grey(image.read(box)), image.shape, **how)
         return
     height, width = image.shape
     if height * width > LARGEST_WHOLE_PX:
@@ -149,7 +158,7 @@ def found(segmenter: Segmenter, image: SectionImage, scale: Scale) -> Iterator[p
             f"{image.path}: {height} x {width} px, expected at most {LARGEST_WHOLE_PX / 1e6:.0f} million for segmenter"
             f" {segmenter.name!r}, which sees a picture whole; use cpn, or cut the image"
         )
-    yield segmenter.find(grey(image.read(Box(0, 0, height, width))), **how)
+    yield segmenter.find(scale.stain.grey(image.read(Box(0, 0, height, width))), **how)
 
 
 def unmasked(cells: pd.DataFrame, mask: Masked | None, pixel_size_um: float) -> pd.DataFrame:
@@ -258,6 +267,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("BLACK", "WHITE"),
         help="grey values that mean black and white (default: measured)",
     )
+    parser.add_argument(
+        "--stain",
+        default=MEASURED,
+        help="of an RGB scan: measured, luminance, or STAIN or STAIN/COUNTERSTAIN, each a name or R,G,B absorption"
+        " (default: measured)",
+    )
     parser.add_argument("--geojson", type=Path, help="write the contours too, as GeoJSON for QuPath")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -277,6 +292,7 @@ def main(args: argparse.Namespace) -> None:
         mask_path=args.mask,
         pixel_size_um=args.pixel_size_um,
         value_range=_range(args.value_range),
+        stain=args.stain,
         geojson=args.geojson,
         device=str(Machine.of(args.device, 1, 1).device),
     )

@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 
 from cytomend.diffusion.checkpoint import load_model, save_model
+from cytomend.diffusion.colour import spread_over_colours
 from cytomend.diffusion.feed import Key, feed
 from cytomend.diffusion.patches import Patches, Tissue
 from cytomend.diffusion.processes import Processes, joined
@@ -143,7 +144,7 @@ class Start:
         Raises
         ------
         InputError
-            If there is none, or its network is another.
+            If there is none, or its network is another; an RGB network may start from a grey one of its shape.
         """
         if "start_from" not in training.settings:
             return None
@@ -152,13 +153,17 @@ class Start:
         theirs, ours = (
             {**asdict(unet), "times": times} for unet, times in ((record.unet, record.times), (training.unet, TIMES))
         )
-        if other := [key for key in ours if theirs[key] != ours[key]]:
+        coloured = (record.unet.channels, training.unet.channels) == (1, 3)
+        if other := [key for key in ours if theirs[key] != ours[key] and not (coloured and key == "channels")]:
             differences = "; ".join(f"network.{key} is {ours[key]}, expected {theirs[key]}" for key in other)
             raise InputError(
                 f"{training.path}: start_from names {path}, whose network is another: {differences}; use its"
                 " network, or leave start_from out"
             )
-        return cls(path.parent.name, checkpoint_hash(path), denoiser.network.state_dict())
+        weights = denoiser.network.state_dict()
+        if coloured:
+            weights = spread_over_colours(weights, training.unet)
+        return cls(path.parent.name, checkpoint_hash(path), weights)
 
 
 class Course:

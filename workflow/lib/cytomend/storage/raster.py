@@ -37,6 +37,7 @@ class PixelKind:
     photometrics: tuple[int, ...]
 
 
+ALPHA_UNUSED = "its alpha channel is not used"
 TISSUE = PixelKind("an 8 or 16 bit unsigned image, grey or RGB", ("uint8", "uint16"), (1, 3), (1, 2))
 LABELS = PixelKind(
     "a mask of bits or unsigned labels in one channel", ("bool", "uint8", "uint16", "uint32"), (1,), (0, 1, 2)

@@ -15,7 +15,7 @@ from PIL import Image
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.storage.pixel_size import size_from_density
-from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import ALPHA_UNUSED, PixelKind, SectionImage, check_pixels, first_line
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -53,7 +53,10 @@ def open_small(path: Path, kind: PixelKind) -> SectionImage:
     except Exception as error:  # codecs raise errors of their own
         raise _damaged(path, error) from error
     check_pixels(path, kind, shape=shape, channels=channels, dtype=pixels.dtype)
-    return SmallImage(path, np.moveaxis(pixels[..., :channels], -1, 0), size_from_density(*density, "inch"))
+    image = SmallImage(path, np.moveaxis(pixels[..., :channels], -1, 0), size_from_density(*density, "inch"))
+    if channels < samples:
+        image.warnings.append(f"{path}: {ALPHA_UNUSED}")
+    return image
 
 
 class SmallImage(SectionImage):

@@ -22,7 +22,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.storage.pixel_size import size_from_aperio, size_from_density, size_from_ome_xml, size_from_tiff_tags
-from cytomend.storage.raster import TISSUE, PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import ALPHA_UNUSED, TISSUE, PixelKind, SectionImage, check_pixels, first_line
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -77,6 +77,8 @@ def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
     image = TiffImage(path, planes, channels=channels, pixel_size_um=_pixel_size(tif, index, first))
     if kind is TISSUE and (warning := _slow_to_read(path, planes[0], image)):
         image.warnings.append(warning)
+    if len(pages) == 1 and channels < int(first.samplesperpixel):
+        image.warnings.append(f"{path}: {ALPHA_UNUSED}")
     if first.photometric == _WHITE_IS_ZERO:
         # tifffile and ImageJ write masks so, and count on the value that is stored.
         image.warnings.append(f"{path}: stored as white-is-zero; stored values other than 0 are taken as marked")
