@@ -426,7 +426,13 @@ def test_segment_writes_cells_and_contours(scan, tmp_path):
     assert np.allclose(ring[:-1, 0], table["contour_x_um"][0], atol=0.01)
     assert ring[0].tolist() == ring[-1].tolist()
     facts = json.loads(pq.read_schema(out).metadata[b"cytomend"])
-    assert facts == {"image": "scan.tif", "segmenter": "cpn", "pixel_size_um": 1.0, "value_range": [0.0, 255.0], "stain": None}
+    assert facts == {
+        "image": "scan.tif",
+        "segmenter": "cpn",
+        "pixel_size_um": 1.0,
+        "value_range": [0.0, 255.0],
+        "stain": None,
+    }
 
 
 def test_segment_leaves_out_masked_cells_and_overwrites_only_when_asked(scan, tmp_path, capsys):
