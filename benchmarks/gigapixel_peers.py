@@ -40,7 +40,7 @@ def tensorstore(scan: Path, folder: Path, shard_px: int) -> None:
     """Write a pyramid by tensorstore, cut and encoded as the corrected section is."""
     import tensorstore as ts
 
-    compressor = {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 1, "shuffle": "noshuffle"}}
+    compressor = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
     context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
 
     def create(level: int, shape: tuple[int, int]) -> ts.TensorStore:

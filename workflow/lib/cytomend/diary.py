@@ -23,6 +23,7 @@ MEANINGS = {
 HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 _PR_SET_PDEATHSIG = 1
+_M_ARENA_MAX, _ARENAS = -8, 2
 
 
 class Stopped(BaseException):
@@ -53,6 +54,7 @@ def supervised(main: Callable[[], int]) -> int:
     child = os.fork()
     if child == 0:
         die_with(parent)
+        _keep_few_arenas()
         signal.signal(signal.SIGTERM, _stop)
         try:
             status = main()
@@ -84,6 +86,12 @@ def supervised(main: Callable[[], int]) -> int:
 def _stop(number: int, _: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # a scheduler tells every process of a job, and the other one hands it on
     raise Stopped(number)
+
+
+def _keep_few_arenas() -> None:
+    """Let threads share what each has freed: glibc otherwise keeps it for each."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def die_with(parent: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import ZstdCodec
 
 from cytomend.geometry import Box
 from cytomend.overlap import overlapped
@@ -160,7 +160,7 @@ class Pyramid:
             dtype=dtype,
             chunks=(*(1,) * len(lead), grid.chunk_px, grid.chunk_px),
             shards=(*lead, side, side),
-            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"),
+            compressors=ZstdCodec(level=1),
             fill_value=0,
             dimension_names=("c", "y", "x")[-2 - len(lead) :],
             config={"write_empty_chunks": False},
