@@ -6,8 +6,8 @@ section.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import imagecodecs
@@ -25,6 +25,8 @@ from cytomend.regions.annotation import ArtefactMask, extent
 Int = NDArray[np.int64]
 TILE_PX = 1024
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
+REACH = (np.minimum.at, np.minimum.at, np.maximum.at, np.maximum.at)
+"""How the sides of a box move outwards: y0, x0, y1, x1."""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ def find_regions(
     mask : the grown artefact mask
     labels : (H, W) uint32, all zero, chunked by `TILE_PX`; receives region numbers
     cell_px : side of a lattice cell
-    digest : is told of every tile that holds masked pixels, and of these
+    digest : is told of the part of every tile that holds masked pixels, and of these
 
     Returns
     -------
@@ -79,25 +81,24 @@ def find_regions(
         Numbered from 1; empty if nothing is masked.
     """
     parts = _Parts()
-    tiles = list(_label_tiles(mask, cell_px, parts))
+    tiles = _label_tiles(mask, cell_px, parts)
     count, component = _join(parts)
-    regions = sorted(
-        (_merge(parts, np.flatnonzero(component == i)) for i in range(count)), key=lambda r: (r.box, r.area_px)
-    )
-    number_of = np.zeros(len(parts.boxes) + 1, dtype=np.uint32)
+    by_region = np.argsort(component, kind="stable")
+    ends = np.searchsorted(component[by_region], np.arange(1, count))
+    regions = [_merge(parts, members) for members in np.split(by_region, ends) if len(members)]
+    regions.sort(key=lambda region: (region.box, region.area_px))
+    number_of_component = np.zeros(count, dtype=np.uint32)
     for number, region in enumerate(regions, start=1):
-        members = region.number  # the component, until now
+        number_of_component[component[region.number]] = number
         region.number = number
-        number_of[1:][component == component[members]] = number
+    number_of = number_of_component[component]
 
     def unpacked(tile: _Tile) -> tuple[_Tile, NDArray[np.uint32]]:
-        return tile, number_of[tile.numbers()]
+        return tile, np.concatenate([[np.uint32(0)], number_of[tile.components]])[tile.numbers()]
 
     def digested(tile: _Tile, numbers: NDArray[np.uint32]) -> tuple[_Tile, NDArray[np.uint32]]:
         if digest:
-            masked = np.zeros(tile.box.shape, np.bool_)
-            masked[tile.part.relative_to(tile.box).slices] = numbers > 0
-            digest.update(repr(tile.box).encode() + np.packbits(masked).tobytes())
+            digest.update(repr(tile.part).encode() + np.packbits(numbers > 0).tobytes())
         return tile, numbers
 
     def write(tile: _Tile, numbers: NDArray[np.uint32]) -> None:
@@ -110,19 +111,21 @@ def find_regions(
 
 
 class _Tile(NamedTuple):
-    """A tile that holds damage: where it lies, which part of it does, and the components of that, compressed."""
+    """A tile that holds damage: where it lies, which part of it does, and which of all components that part has."""
 
     box: Box
     part: Box
+    components: slice
     packed: bytes
 
-    def numbers(self) -> NDArray[np.uint32]:
-        """Return the provisional numbers of the part, (h, w)."""
-        return np.frombuffer(imagecodecs.blosc_decode(self.packed), np.uint32).reshape(self.part.shape)
+    def numbers(self) -> NDArray[np.int32]:
+        """Return the numbers of its own components from 1 on, (h, w) of the part."""
+        return np.frombuffer(imagecodecs.blosc_decode(self.packed), np.int32).reshape(self.part.shape)
 
 
-def _label_tiles(mask: ArtefactMask, cell_px: int, parts: _Parts) -> Iterator[_Tile]:
-    """Label each tile on its own, by provisional numbers, and yield the tiles that hold any."""
+def _label_tiles(mask: ArtefactMask, cell_px: int, parts: _Parts) -> list[_Tile]:
+    """Label each tile on its own, and return the tiles that hold any component."""
+    tiles: list[_Tile] = []
     for box in mask.candidate_boxes(TILE_PX):
         damaged = mask.read(box)
         if not damaged.any():
@@ -131,16 +134,16 @@ def _label_tiles(mask: ArtefactMask, cell_px: int, parts: _Parts) -> Iterator[_T
         inside = extent(damaged)
         part = inside.relative_to(Box(-box.y0, -box.x0, 0, 0))
         numbers, found = ndimage.label(damaged[inside.slices], EIGHT_NEIGHBOURS)
-        first = len(parts.boxes) + 1
+        before = len(parts.boxes)
         _measure(numbers, found, part, cell_px, parts)
-        numbers = np.where(numbers > 0, numbers + (first - 1), 0).astype(np.uint32)
-        parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = _edges(numbers, inside, box.shape)
-        packed = imagecodecs.blosc_encode(numbers.tobytes(), level=1, compressor="lz4", typesize=4)
-        yield _Tile(box, part, bytes(packed))
+        parts.edges[box.y0 // TILE_PX, box.x0 // TILE_PX] = _edges(numbers, before, inside, box.shape)
+        packed = imagecodecs.blosc_encode(numbers, level=1, compressor="lz4", typesize=4)
+        tiles.append(_Tile(box, part, slice(before, before + found), bytes(packed)))
+    return tiles
 
 
-def _edges(numbers: NDArray[np.uint32], inside: Box, shape: tuple[int, int]) -> dict[str, NDArray[np.uint32]]:
-    """Return the first and last lines of a tile that is zero but for these numbers."""
+def _edges(numbers: Int, before: int, inside: Box, shape: tuple[int, int]) -> dict[str, NDArray[np.uint32]]:
+    """Return the first and last lines of a tile that is zero but inside, numbered on from the components before it."""
     height, width = shape
     lines = {
         "top": (numbers[0], inside.y0 == 0, inside.x0, width),
@@ -152,7 +155,7 @@ def _edges(numbers: NDArray[np.uint32], inside: Box, shape: tuple[int, int]) -> 
     for side, (line, at_the_rim, first, length) in lines.items():
         edges[side] = np.zeros(length, np.uint32)
         if at_the_rim:
-            edges[side][first : first + len(line)] = line
+            edges[side][first : first + len(line)] = np.where(line > 0, line + before, 0)
     return edges
 
 
@@ -169,30 +172,28 @@ def _measure(tile: Int, found: int, box: Box, cell_px: int, parts: _Parts) -> No
     column = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each) + np.repeat(first, each)
     touched = _distinct(np.repeat(number, each), np.repeat(y // cell_px, each), column)
     ends = np.searchsorted(touched[:, 0], np.arange(1, found + 2))
-    for i, (rows, columns) in enumerate(ndimage.find_objects(tile), start=1):
-        parts.boxes.append(Box(box.y0 + rows.start, box.x0 + columns.start, box.y0 + rows.stop, box.x0 + columns.stop))
-        parts.areas.append(int(areas[i]))
-        parts.sums.append((float(sums_y[i]), float(sums_x[i])))
-        parts.cells.append(touched[ends[i - 1] : ends[i], 1:].astype(np.int64))
+    edges = np.full((4, found + 1), [[box.y1], [box.x1], [0], [0]])
+    for edge, reach, values in zip(edges, REACH, (y, x, y + 1, x + length), strict=True):
+        reach(edge, number, values)
+    parts.boxes += [Box(*sides) for sides in edges.T[1:].tolist()]
+    parts.areas += areas[1:].astype(int).tolist()
+    parts.sums += zip(sums_y[1:].tolist(), sums_x[1:].tolist(), strict=True)
+    parts.cells += [touched[first:end, 1:] for first, end in pairwise(ends)]
 
 
 def _runs(tile: Int) -> tuple[Int, Int, Int, Int]:
-    """Return number, row, first column and length of all runs of the same number in rows, without those of 0."""
-    padded = np.pad(tile, ((0, 0), (1, 1)))
-    # A step lies where a run ends or begins; padding makes sure that no run passes from a row to the next.
-    row, column = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    number = padded[row, column + 1].astype(np.int64)
-    length = np.diff(column, append=0)
-    inside = number > 0
-    return number[inside], row[inside], column[inside], length[inside]
+    """Return number, row, first column and length of all runs of a component in a row; two never touch each other."""
+    inside = np.pad(tile > 0, ((0, 0), (1, 1)))  # no run passes from a row to the next
+    steps = np.flatnonzero(np.diff(inside.ravel()))
+    row, column = np.divmod(steps[::2], inside.shape[1])
+    return tile[row, column].astype(np.int64), row, column, steps[1::2] - steps[::2]
 
 
 def _distinct(number: Int, row: Int, column: Int) -> Int:
     """Return the different triples, (n, 3), in order."""
     y0, x0 = row.min(), column.min()
     rows, columns = row.max() - y0 + 1, column.max() - x0 + 1
-    whole = (number.astype(np.int64) * rows + (row - y0)) * columns + (column - x0)
-    whole = np.unique(whole)
+    whole = np.unique((number * rows + (row - y0)) * columns + (column - x0))
     return np.stack([whole // (rows * columns), whole // columns % rows + y0, whole % columns + x0], axis=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import zlib
@@ -133,6 +134,7 @@ def _text(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> object:
+    gc.disable()  # a million corners are as many lists: to look for garbage among them takes as long as they do
     try:
         data: object = json.loads(text)
     except json.JSONDecodeError as error:
@@ -142,6 +144,8 @@ def _parse(path: Path, text: str) -> object:
         ) from error
     except (RecursionError, ValueError) as error:
         raise InputError(f"{path}: expected GeoJSON, found JSON that cannot be parsed; export it again") from error
+    finally:
+        gc.enable()
     return data
 
 

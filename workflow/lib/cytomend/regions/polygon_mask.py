@@ -124,10 +124,10 @@ class _Edges:
         x = (rows + 0.5 - self._y[edge]) * self._dx[edge] / self._dy[edge] + self._x[edge]
         # The first pixel whose centre lies right of the crossing; a centre on the edge counts as left, as in GDAL.
         columns = np.clip(np.floor(x + 0.5) - box.x0, 0, width).astype(np.int64)
-        places, crossings = np.unique((rows - box.y0) * (width + 1) + columns, return_counts=True)
-        flips = np.zeros(height * (width + 1), np.bool_)
-        flips[places[crossings % 2 == 1]] = True
-        inside: NDArray[np.bool_] = np.logical_xor.accumulate(flips.reshape(height, width + 1), axis=1)[:, :width]
+        crossings = np.zeros(height * (width + 1), np.uint8)  # their number may overflow, its lowest bit does not
+        np.add.at(crossings, (rows - box.y0) * (width + 1) + columns, 1)
+        odd = (crossings & 1).reshape(height, width + 1)
+        inside: NDArray[np.bool_] = np.bitwise_xor.accumulate(odd, axis=1)[:, :width].view(np.bool_)
         return inside
 
 
