@@ -1,6 +1,6 @@
 """What a section of gigapixels costs, stage by stage, beside what reads and writes as many pixels.
 
-    python benchmarks/gigapixel.py [--gigapixels 1 8] [--damage 0.001] [--folder FOLDER]
+    python benchmarks/gigapixel.py [--gigapixels 1 8.05] [--damage 0.001] [--strips] [--folder FOLDER]
 
 Streams a phantom section of each size to disk (an uncompressed, tiled BigTIFF: decoding a scan is not what is
 measured), with tears on the given share of it, and takes it through the stages' own commands, each a process of its
@@ -12,6 +12,8 @@ what a real one costs is told by `benchmarks/mend.py`. Then the peers read the s
 | ``copy`` | the file, copied and flushed to disk |
 | ``libvips`` | a pyramidal tiled TIFF in lossy JPEG, which is its fastest; one file, no label, no checksums |
 | ``tensorstore`` | levels, chunks, shards, codec and means of the corrected section; no label, no checksums |
+
+With ``--strips`` the scan is one in zstd strips of the section's width, and `cytomend convert` of it the only row.
 
 Columns: seconds on the clock, seconds of all cores, peak resident memory (MiB), megapixels a second. All in one run and
 in this order; the page cache is as the step before leaves it. The last table gives each row's growth from the first
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +50,7 @@ from cytomend.regions.annotation import open_mask
 from cytomend.settings import checked
 from cytomend.sheet import settings_of
 
-TILE_PX, TISSUE_PX, TISSUES = 512, 1024, 6
+TILE_PX, STRIP_PX, TISSUE_PX, TISSUES = 512, 64, 1024, 6
 GLASS = 242
 SEED = 7
 PEERS = Path(__file__).with_name("gigapixel_peers.py")
@@ -120,7 +123,19 @@ def tiles(shape: tuple[int, int], annotation: Path) -> Iterator[NDArray[np.uint8
         yield np.where(torn.read(box), np.uint8(GLASS), np.rot90(piece, draw.integers(4)))
 
 
-def make(folder: Path, gigapixels: float, share: float) -> Section:
+def strips(shape: tuple[int, int], annotation: Path) -> Iterator[NDArray[np.uint8]]:
+    """Yield the same pixels in strips of the section's width."""
+    for band in batched(tiles(shape, annotation), shape[1] // TILE_PX):
+        yield from np.split(np.concatenate(band, axis=1), TILE_PX // STRIP_PX)
+
+
+def batched(items: Iterator[NDArray[np.uint8]], count: int) -> Iterator[list[NDArray[np.uint8]]]:
+    """Yield so many items at a time."""
+    while batch := list(islice(items, count)):
+        yield batch
+
+
+def make(folder: Path, gigapixels: float, share: float, *, in_strips: bool = False) -> Section:
     """Write scan, annotation and network."""
     shape = shape_of(gigapixels)
     made = Section(folder / "scan.tif", folder / "tears.geojson", folder / "model.safetensors", shape)
@@ -130,10 +145,10 @@ def make(folder: Path, gigapixels: float, share: float) -> Section:
     made.annotation.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     tifffile.imwrite(
         made.scan,
-        tiles(shape, made.annotation),
+        strips(shape, made.annotation) if in_strips else tiles(shape, made.annotation),
         shape=shape,
         dtype=np.uint8,
-        tile=(TILE_PX, TILE_PX),
+        **({"rowsperstrip": STRIP_PX, "compression": "zstd"} if in_strips else {"tile": (TILE_PX, TILE_PX)}),
         bigtiff=True,
         photometric="minisblack",
         resolution=(1e4, 1e4),
@@ -204,14 +219,19 @@ def stages(section: Section, folder: Path, pyramid: dict[str, int]) -> dict[str,
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 
-def measure(gigapixels: float, share: float, folder: Path, pyramid: dict[str, int]) -> dict[str, Cost]:
+def measure(
+    gigapixels: float, share: float, folder: Path, pyramid: dict[str, int], *, in_strips: bool = False
+) -> dict[str, Cost]:
     """Return what each row costs on a section of a size."""
-    section = make(folder, gigapixels, share)
+    section = make(folder, gigapixels, share, in_strips=in_strips)
     megapixels = section.shape[0] * section.shape[1] / 1e6
     stored = section.scan.stat().st_size / 2**30
     print(f"\n{section.shape[0]:,} x {section.shape[1]:,} px, {stored:.2f} GiB, tears on {share:.2%}\n")
     print("| | s | core s | peak MiB | Mpx/s |\n|---|---|---|---|---|")
     costs: dict[str, Cost] = {}
+    if in_strips:
+        command = [sys.executable, "-m", "cytomend", "convert", str(section.scan), "--out", str(folder / "chunks.zarr")]
+        return {"convert": told("convert", cost_of(command), megapixels)}
     for name, command in stages(section, folder, pyramid).items():
         costs[name] = told(name, cost_of(command), megapixels)
     for name in ("copy", "libvips", "tensorstore"):
@@ -237,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigapixels", type=float, nargs="+", default=[1.0, 8.05], help="sizes (default: 1 8.05)")
     parser.add_argument("--damage", type=float, default=0.001, help="share that is torn (default: 0.001)")
+    parser.add_argument("--strips", action="store_true", help="measure the conversion of a scan in strips instead")
     parser.add_argument("--folder", type=Path, help="where to work and leave everything; by default a passing one")
     parser.add_argument("--shard-px", type=int, help="side of a shard, instead of the configuration's")
     args = parser.parse_args()
@@ -248,7 +269,7 @@ def main() -> None:
         for gigapixels in args.gigapixels:
             folder = (args.folder or Path(passing)) / f"{gigapixels:g}"
             folder.mkdir()
-            found.append(measure(gigapixels, args.damage, folder, pyramid))
+            found.append(measure(gigapixels, args.damage, folder, pyramid, in_strips=args.strips))
             if not args.folder:
                 shutil.rmtree(folder)
     if len(found) > 1:

@@ -24,7 +24,7 @@ from cytomend.stages.plan_section import plan_section
 from cytomend.storage import tiff, tiff_pyramid
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import manifest_of, publish
-from cytomend.storage.pyramid import Grid, halve_by_maximum, halve_by_mean, multiscales, write_levels
+from cytomend.storage.pyramid import Grid, Pyramid, halve_by_maximum, halve_by_mean, multiscales
 
 SHAPE = (701, 1203)
 
@@ -46,10 +46,12 @@ def corrected(tmp_path):
         label[100:180, 300:420], label[140:160, 330:340], label[600:, 1100:], label[5, 7] = 1, 0, 2, 3
         lead = channels if channels > 1 else None
         grid, marked = Grid(128, 256), group.create_group("labels/mended")
-        levels = write_levels(
-            group, lead, SHAPE, np.dtype(dtype), grid, lambda box: pixels[(..., *box.slices)], halve_by_mean
+        levels = Pyramid.create(group, lead, SHAPE, np.dtype(dtype), grid, halve_by_mean).fill(
+            lambda box: pixels[(..., *box.slices)]
         )
-        labels = write_levels(marked, None, SHAPE, label.dtype, grid, lambda box: label[box.slices], halve_by_maximum)
+        labels = Pyramid.create(marked, None, SHAPE, label.dtype, grid, halve_by_maximum).fill(
+            lambda box: label[box.slices]
+        )
         group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscales("s", levels, 0.5, "mean")]}
         group["labels/mended"].attrs["ome"] = {"version": "0.5", "multiscales": [multiscales("m", labels, 0.5, "max")]}
         group.attrs["cytomend"] = {"model": "tiny", "seed": 3, "checkpoint_sha256": "ab" * 32}

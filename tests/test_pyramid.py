@@ -15,12 +15,12 @@ from hypothesis.extra.numpy import arrays
 from cytomend.geometry import Box
 from cytomend.storage.pyramid import (
     Grid,
+    Pyramid,
     halve_by_maximum,
     halve_by_mean,
     halve_by_pooling,
     level_shapes,
     multiscales,
-    write_levels,
 )
 
 sides = st.integers(1, 12)
@@ -102,7 +102,7 @@ def test_written_levels_are_those_of_the_whole_image(shape, channels, shard):
 
     with TemporaryDirectory() as folder:
         group = zarr.open_group(folder, mode="w")
-        write_levels(group, channels, shape, image.dtype, grid, base, halve_by_mean)
+        Pyramid.create(group, channels, shape, image.dtype, grid, halve_by_mean).fill(base)
         assert sorted(asked) == sorted(Box(0, 0, *shape).tiles(grid.shard_for(*shape)))
         read = zarr.open_group(folder, mode="r")
         levels = [read[str(level)][...] for level in range(len(list(read.arrays())))]
@@ -116,7 +116,7 @@ def test_a_shard_is_one_file_and_an_empty_one_is_none(tmp_path):
     image = np.zeros((64, 96), np.uint8)
     image[:16, :16] = 7
     grid, group = Grid(16, 32), zarr.open_group(tmp_path, mode="w")
-    write_levels(group, None, image.shape, image.dtype, grid, lambda box: image[box.slices], halve_by_mean)
+    Pyramid.create(group, None, image.shape, image.dtype, grid, halve_by_mean).fill(lambda box: image[box.slices])
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("c/*/*")}
     assert files == {"0/c/0/0", "1/c/0/0", "2/c/0/0", "3/c/0/0"} & files
     assert "0/c/0/0" in files

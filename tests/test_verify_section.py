@@ -25,7 +25,7 @@ from cytomend.storage import images
 from cytomend.storage.ome_metadata import misplaced, ome_of, unlisted_labels
 from cytomend.storage.proof import IMAGE, MENDED, Layer, Proof
 from cytomend.storage.publish import CHECKSUMS, manifest_of
-from cytomend.storage.pyramid import Grid, halve_by_maximum, halve_by_mean, write_levels
+from cytomend.storage.pyramid import Grid, Pyramid, halve_by_maximum, halve_by_mean
 from cytomend.verdict import CHECKS, Verdict
 
 pytest.importorskip("yaozarrs")
@@ -180,7 +180,9 @@ def test_the_checksum_does_not_depend_on_how_the_result_is_cut(made, tmp_path):
     before = one.verdict().checksum
     group = zarr.open_group(tmp_path / "other", mode="w")
     pixels = one.array("0")[...]
-    write_levels(group, None, pixels.shape, pixels.dtype, Grid(64, 64), lambda b: pixels[b.slices], halve_by_mean)
+    Pyramid.create(group, None, pixels.shape, pixels.dtype, Grid(64, 64), halve_by_mean).fill(
+        lambda b: pixels[b.slices]
+    )
     layers = {
         IMAGE: Layer([group["0"]], halve_by_mean),
         MENDED: Layer([one.array("labels/mended/0")], halve_by_maximum),

@@ -25,6 +25,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,11 @@ from cytomend.storage.publish import (
 from cytomend.storage.pyramid import (
     VERSION,
     Grid,
+    Pyramid,
     halve_by_maximum,
     halve_by_mean,
     halve_by_pooling,
     multiscales,
-    write_levels,
 )
 
 log = logging.getLogger(__name__)
@@ -166,19 +167,20 @@ def blend_section(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         group = zarr.open_group(work, mode="w", zarr_format=3)
         dtype = np.dtype(facts.dtype)
-        counted = _Corrected(image, plan, cells)
-        levels = write_levels(
-            group, facts.channels if facts.channels > 1 else None, facts.shape, dtype, grid, counted, halve_by_mean
-        )
+        counted, numbers = _Corrected(image, plan, cells), _Labels(plan, cells)
+        labels = group.create_group("labels/mended")
+        channels = facts.channels if facts.channels > 1 else None
+        pixels = Pyramid.create(group, channels, facts.shape, dtype, grid, halve_by_mean)
+        regions = Pyramid.create(labels, None, facts.shape, np.dtype("uint32"), grid.sparse, halve_by_maximum)
+        with ThreadPoolExecutor(1) as beside:
+            labelled = beside.submit(regions.fill, numbers)
+            levels = pixels.fill(counted)
+            label_levels = labelled.result()
         if counted.pasted != facts.masked_px:
             raise InputError(
                 f"{out}: the shards mend {counted.pasted} px, the plan asks for {facts.masked_px}; a store is"
                 f" of another plan: delete {', '.join(map(str, shards))} and run again"
             )
-        labels = group.create_group("labels/mended")
-        label_levels = write_levels(
-            labels, None, facts.shape, np.dtype("uint32"), grid.sparse, _Labels(plan, cells), halve_by_maximum
-        )
         _describe(group, levels, label_levels, plan, stores)
         if facts.samples > 1:
             _write_uncertainty(group, plan, MendedCells(stores, facts.lattice.cell_px, "uncertainty"), grid)
@@ -242,7 +244,8 @@ def _write_uncertainty(group: zarr.Group, plan: Plan, cells: MendedCells, grid: 
     """Write the label-like image of what differs between samples, and say what it is."""
     facts, found = plan.facts, _Deviations(plan, cells)
     label = group.create_group(f"labels/{UNCERTAINTY}")
-    levels = write_levels(label, None, facts.shape, np.dtype(facts.dtype), grid.sparse, found, halve_by_pooling)
+    deviations = Pyramid.create(label, None, facts.shape, np.dtype(facts.dtype), grid.sparse, halve_by_pooling)
+    levels = deviations.fill(found)
     full_scale = uncertainty_scale(facts.value_range)
     listed = min(found.largest, MOST_COLOURS)
     colours = [

@@ -133,7 +133,15 @@ class Pyramid:
         grid: Grid,
         halve: Callable[[Pixels], Pixels],
     ) -> Pyramid:
-        """Create the empty arrays ``0``, ``1``, ... of a group; see `write_levels`."""
+        """Create the empty arrays ``0``, ``1``, ... of a group.
+
+        Parameters
+        ----------
+        group : receives the arrays
+        channels : None for (y, x) arrays, a number for (c, y, x)
+        shape : (height, width) of level 0
+        halve : how four pixels become one; of zeros it makes zeros
+        """
         shapes = level_shapes(*shape, grid.chunk_px)
         sides = [grid.shard_for(*shape) for shape in shapes]
         lead = () if channels is None else (channels,)
@@ -165,6 +173,15 @@ class Pyramid:
             dimension_names=("c", "y", "x")[-2 - len(lead) :],
             config={"write_empty_chunks": False},
         )
+
+    def fill(self, base: Callable[[Box], Pixels | None]) -> list[zarr.Array[Any]]:
+        """Write level 0 and the levels above it; return the arrays.
+
+        ``base`` gives the pixels of a shard of level 0, (h, w) or (C, h, w), or None for zeros; it is asked once for
+        each, one after another, in a thread of its own.
+        """
+        overlapped(self.bases(), lambda box: Shard(0, box, base(box)), self.completed, self.write, WRITERS)
+        return self.levels
 
     def bases(self) -> Iterator[Box]:
         """Yield the shards of level 0 in Morton order: those of a further level's shard one after another."""
@@ -215,31 +232,6 @@ class Pyramid:
             if pixels is not None:
                 with errors_of_the_system():
                     self.levels[level][(..., *box.slices)] = pixels
-
-
-def write_levels(
-    group: zarr.Group,
-    channels: int | None,
-    shape: tuple[int, int],
-    dtype: np.dtype[np.generic],
-    grid: Grid,
-    base: Callable[[Box], Pixels | None],
-    halve: Callable[[Pixels], Pixels],
-) -> list[zarr.Array[Any]]:
-    """Write level 0 and the levels above it; return the arrays.
-
-    Parameters
-    ----------
-    group : receives arrays ``0``, ``1``, ...
-    channels : None for (y, x) arrays, a number for (c, y, x)
-    shape : (height, width) of level 0
-    base : gives the pixels of a shard of level 0, (h, w) or (C, h, w), or None for zeros; asked once for each,
-        one after another, in a thread of its own
-    halve : how four pixels become one; of zeros it makes zeros
-    """
-    pyramid = Pyramid.create(group, channels, shape, dtype, grid, halve)
-    overlapped(pyramid.bases(), lambda box: Shard(0, box, base(box)), pyramid.completed, pyramid.write, WRITERS)
-    return pyramid.levels
 
 
 def multiscales(name: str, arrays: list[zarr.Array[Any]], pixel_size_um: float, downscaling: str) -> dict[str, Any]:
