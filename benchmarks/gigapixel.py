@@ -232,7 +232,15 @@ def measure(
     print("| | s | core s | peak MiB | Mpx/s |\n|---|---|---|---|---|")
     costs: dict[str, Cost] = {}
     if in_strips:
-        command = [sys.executable, "-m", "cytomend", "convert", str(section.scan), "--out", str(folder / "chunks.ome.zarr")]
+        command = [
+            sys.executable,
+            "-m",
+            "cytomend",
+            "convert",
+            str(section.scan),
+            "--out",
+            str(folder / "chunks.ome.zarr"),
+        ]
         return {"convert": told("convert", cost_of(command), megapixels)}
     for name, command in stages(section, folder, pyramid).items():
         costs[name] = told(name, cost_of(command), megapixels)
