@@ -134,3 +134,17 @@ def test_the_metadata_place_every_level_by_its_pixel_centres(channels):
         # The first pixel of a level covers 2**level pixels of level 0, whose centres lie around (2**level - 1) / 2.
         assert (translation or [0])[0] == pytest.approx(0.5 * (2**level - 1) / 2)
     assert Box(0, 0, 8, 8).shape == arrays[0].shape[-2:]
+
+
+def test_the_same_pixels_give_the_same_bytes(tmp_path):
+    """With several threads a shard the order of its chunks would be that in which they were finished."""
+    pixels = np.random.default_rng(3).integers(0, 60, (512, 512)).astype(np.uint8)
+
+    def written(name):
+        group = zarr.open_group(tmp_path / name, mode="w")
+        pyramid = Pyramid.create(group, None, pixels.shape, pixels.dtype, Grid(32, 512), halve_by_mean)
+        pyramid.fill(lambda box: pixels[box.slices])
+        return {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
+
+    first = written("first")
+    assert all(written(f"again {n}") == first for n in range(12))

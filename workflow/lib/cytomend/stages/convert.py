@@ -18,7 +18,7 @@ from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.progress import Progress
-from cytomend.storage.encoder import ENCODER, errors_of_the_system
+from cytomend.storage.encoder import encoder, errors_of_the_system
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.publish import manifest_of, one_writer, publish
@@ -52,7 +52,7 @@ def convert(scan: Path, out: Path, pixel_size_um: float | None = None) -> Path:
         group = zarr.open_group(work, mode="w", zarr_format=3)
         coloured, (height, width) = image.channels > 1, image.shape
         lead = (image.channels,) if coloured else ()
-        with zarr.config.set({"codec_pipeline.path": ENCODER}):
+        with encoder():
             array = group.create_array(
                 "0",
                 shape=(*lead, height, width),

@@ -44,7 +44,7 @@ from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import LeftRegion, Plan, SectionFacts, tables
 from cytomend.regions.value_range import value_range
 from cytomend.storage.edition import annotation_roles, read_source
-from cytomend.storage.encoder import ENCODER, errors_of_the_system
+from cytomend.storage.encoder import encoder, errors_of_the_system
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
@@ -122,7 +122,7 @@ def plan_section(
             image.dtype,
             annotation,
         )
-        with zarr.config.set({"codec_pipeline.path": ENCODER}):
+        with encoder():
             labels = zarr.create_array(
                 work / "labels.zarr",
                 shape=image.shape,

@@ -18,7 +18,7 @@ from zarr.codecs import ZstdCodec
 
 from cytomend.geometry import Box
 from cytomend.overlap import overlapped
-from cytomend.storage.encoder import ENCODER, errors_of_the_system
+from cytomend.storage.encoder import encoder, errors_of_the_system
 
 Pixels = NDArray[Any]
 VERSION = "0.5"
@@ -145,7 +145,7 @@ class Pyramid:
         shapes = level_shapes(*shape, grid.chunk_px)
         sides = [grid.shard_for(*shape) for shape in shapes]
         lead = () if channels is None else (channels,)
-        with zarr.config.set({"codec_pipeline.path": ENCODER}):
+        with encoder():
             levels = [
                 cls._array(group, level, (*lead, *shape), side, dtype, grid)
                 for level, (shape, side) in enumerate(zip(shapes, sides, strict=True))
