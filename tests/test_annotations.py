@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import zipfile
@@ -11,7 +12,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
+from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 from skimage.draw import ellipse
 
 from cytomend.errors import InputError
@@ -247,3 +248,88 @@ def test_a_zip_that_unpacks_to_more_than_outlines_take_is_refused_unread(tmp_pat
     (tmp_path / "a.zip").write_bytes(packed.getvalue())
     with pytest.raises(InputError, match="expected outlines of at most 1 MiB, found 2 MiB"):
         open_mask(tmp_path / "a.zip", SHAPE)
+
+
+# What must not pass for an annotation, or for none -------------------------------------------------------------------
+
+
+def zipped(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("_", "."), data)
+    return path
+
+
+@pytest.mark.parametrize("members", [{}, {"m_geojson": "[]"}], ids=["empty", "of GeoJSON"])
+def test_a_zip_without_outlines_does_not_mean_that_nothing_is_damaged(tmp_path, members):
+    with pytest.raises(InputError, match="expected outlines of ImageJ, found none in it"):
+        open_mask(zipped(tmp_path / "a.zip", **members), SHAPE)
+
+
+@pytest.mark.parametrize(("subtype", "said"), [(ROI_SUBTYPE.TEXT, "a text"), (ROI_SUBTYPE.IMAGE, "a picture")])
+def test_overlays_of_imagej_are_no_damage(tmp_path, subtype, said):
+    roi = ImagejRoi.frompoints([[10, 10], [40, 10], [40, 30], [10, 30]])
+    roi.roitype, roi.subtype = ROI_TYPE.RECT, subtype
+    roi.left, roi.top, roi.right, roi.bottom = 10, 10, 40, 30
+    roi.tofile(tmp_path / "a.roi")
+    mask = open_mask(tmp_path / "a.roi", SHAPE)
+    assert not mask.read(WHOLE).any()
+    assert said in " ".join(mask.warnings)
+
+
+def corners_of(x, y, side):
+    return [[[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]]
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"type": "MultiPolygon", "coordinates": [corners_of(5, 5, 20), corners_of(15, 15, 20)]},
+        {
+            "type": "GeometryCollection",
+            "geometries": [{"type": "Polygon", "coordinates": corners_of(x, x, 20)} for x in (5, 15)],
+        },
+    ],
+    ids=["multipolygon", "collection"],
+)
+def test_parts_of_an_object_that_overlap_are_united(tmp_path, geometry):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(geometry))
+    assert open_mask(path, SHAPE).read(WHOLE).sum() == 20 * 20 + 20 * 20 - 10 * 10
+
+
+def test_tissue_without_an_area_is_none(tmp_path):
+    path = tmp_path / "a.geojson"
+    line = {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}
+    features = [
+        {"type": "Feature", "geometry": line, "properties": {"classification": {"name": "Tissue"}}},
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": corners_of(5, 5, 20)}, "properties": {}},
+    ]
+    path.write_text(json.dumps(features))
+    mask = open_mask(path, SHAPE)
+    assert mask.read(WHOLE).sum() == 400
+    assert "LineString" in " ".join(mask.warnings)
+
+
+@pytest.mark.parametrize(
+    "content", [{"type": ["Polygon"]}, [{"type": "Feature", "geometry": {"type": ["Polygon"]}, "properties": {}}]]
+)
+def test_a_type_that_is_no_word_is_refused(tmp_path, content):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="expected"):
+        open_mask(path, SHAPE)
+
+
+def test_gzip_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("cytomend.regions.geojson.LARGEST_BYTES", 1000)
+    path = tmp_path / "a.geojson.gz"
+    path.write_bytes(gzip.compress(b"[" + b" " * 5000 + b"]"))
+    with pytest.raises(InputError, match="expected GeoJSON of at most"):
+        open_mask(path, SHAPE)
+
+
+def test_a_picture_of_a_few_pixels_is_no_reduced_mask(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", np.ones((2, 3), np.uint8))
+    with pytest.raises(InputError, match="a reduced one of at least 8 a side, found 2 x 3"):
+        open_mask(tmp_path / "mask.tif", (200, 300))

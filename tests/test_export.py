@@ -211,3 +211,51 @@ def test_a_large_scan_in_strips_is_warned_of_and_a_tiled_one_is_not(tmp_path, mo
     assert "stored in compressed strips of 100 rows across" in told["strips"][0]
     assert "by `cytomend convert`" in told["strips"][0]
     assert told["plain"] == told["tiles"] == []
+
+
+# What must not be lost or laundered
+
+
+def test_a_corrected_section_is_not_converted_into_a_scan(corrected, tmp_path, capsys):
+    store, _, _ = corrected()
+    out = export(store, tmp_path / "s.ome.tif", tmp_path / "s.geojson", "ome")
+    renamed = out.rename(tmp_path / "s.svs")
+    for scan in (store, renamed):
+        assert main(["convert", str(scan), "--out", str(tmp_path / "new.ome.zarr")]) == 2
+        assert "is a mended section" in capsys.readouterr().err
+    assert tiff_pyramid.is_mended_tiff(renamed)
+    assert not (tmp_path / "new.ome.zarr").exists()
+
+
+def test_a_damaged_store_is_not_exported(corrected, tmp_path):
+    store, _, _ = corrected()
+    next(path for path in (store / "0").rglob("c/*/*") if path.is_file()).unlink()
+    with pytest.raises(InputError, match="is missing or was altered"):
+        export(store, tmp_path / "out.tif", tmp_path / "out.geojson", "ome")
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_overwriting_replaces_exports_and_nothing_else(corrected, tmp_path, capsys):
+    store, _, _ = corrected()
+    mine, outlines = tmp_path / "tears.tif", tmp_path / "tears.geojson"
+    tifffile.imwrite(mine, np.zeros((9, 9), np.uint8))
+    command = ["export", str(store), "--out", str(mine), "--overwrite"]
+    assert main(command) == 2
+    assert "was not exported by cytomend" in capsys.readouterr().err
+    mine.unlink()
+    outlines.write_text('{"type": "FeatureCollection", "features": [{"properties": {}}]}')
+    assert main(command) == 2
+    assert f"{outlines}: exists and was not exported by cytomend" in capsys.readouterr().err
+    outlines.unlink()
+    assert main(command) == main(command) == 0
+    assert main(["export", str(store), "--out", str(mine), "--outlines", str(mine), "--overwrite"]) == 2
+    assert main(["export", str(store), "--out", str(store / "0" / "x.tif")]) == 2
+    assert "another file than the TIFF" in (said := capsys.readouterr().err)
+    assert "would replace or change" in said
+
+
+def test_a_section_with_a_dot_in_its_name_has_outlines_of_its_own(corrected, tmp_path):
+    store, _, _ = corrected()
+    for name in ("a.left.ome.tif", "a.right.tif"):
+        assert main(["export", str(store), "--out", str(tmp_path / name)]) == 0
+    assert {path.name for path in tmp_path.glob("*.geojson")} == {"a.left.geojson", "a.right.geojson"}

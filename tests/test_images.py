@@ -9,6 +9,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -656,3 +657,25 @@ def test_a_png_beyond_what_pillow_opens_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
     Image.fromarray(grey()).save(tmp_path / "a.png")
     assert "save it as a tiled TIFF or OME-Zarr" in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("rows", [HEIGHT, 7])
+def test_strips_without_a_length_are_refused_rather_than_taken_for_black(tmp_path, rows):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, grey(), rowsperstrip=rows)
+    with tifffile.TiffFile(path) as tif:
+        tag = tif.pages.first.tags["StripByteCounts"]
+        place, size = tag.valueoffset, tag.dtype.value
+        count = tag.count
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(count * (2 if size == 3 else 4)))
+    assert "strips of 0 bytes" in refusal(path)
+
+
+def test_alpha_of_a_16_bit_grey_png_is_dropped(tmp_path):
+    both = np.stack([grey("uint16"), np.full((HEIGHT, WIDTH), 65535, np.uint16)], axis=-1)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(both))
+    section = open_image(tmp_path / "a.png")
+    assert section.channels == 1
+    np.testing.assert_array_equal(section.read(Box(0, 0, HEIGHT, WIDTH))[0], grey("uint16"))

@@ -100,7 +100,10 @@ def open_mask(
     mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
     if not (outlines := classes.outlines(outlined)):
         return mask
-    tissue = polygon_mask(outlines, shape, []).filled()
+    tissue = polygon_mask(outlines, shape, warnings)
+    if not len(tissue):
+        return mask
+    tissue = tissue.filled()
     if outside := damage.mostly_outside(tissue):
         mask.warnings.append(
             f"{', '.join(map(str, paths))}: {outside} of {len(damage)} outlines of damage lie mostly outside of the"

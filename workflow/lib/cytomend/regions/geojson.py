@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from cytomend.errors import InputError
 
 LARGEST_PX = 1e9
 """No section is as large; coordinates beyond are of another unit, or broken."""
+LARGEST_BYTES = 2 << 30
+"""A million corners take 22 MB."""
 
 DETECTIONS = {"detection", "cell", "tile"}
 """Kinds of objects that QuPath makes by the thousand."""
@@ -63,11 +66,12 @@ def read_features(path: Path) -> list[Feature]:
         The file cannot be read, is no JSON, or holds no features.
     """
     data = _parse(path, _text(path))
-    if isinstance(data, dict) and data.get("type") == "FeatureCollection":
+    kind = str(data.get("type")) if isinstance(data, dict) else None
+    if isinstance(data, dict) and kind == "FeatureCollection":
         data = data.get("features")
-    elif isinstance(data, dict) and data.get("type") == "Feature":
+    elif kind == "Feature":
         data = [data]
-    elif isinstance(data, dict) and data.get("type") in GEOMETRIES:
+    elif kind in GEOMETRIES:
         data = [{"type": "Feature", "geometry": data, "properties": {}}]
     if not isinstance(data, list):
         raise InputError(
@@ -97,13 +101,14 @@ def polygon_of(path: Path, feature: Feature, warnings: list[str]) -> MultiPolygo
     parts = list(_polygons(path, feature, feature.geometry, warnings))
     if not parts:
         return None
-    area = shapely.MultiPolygon(parts)
-    if not area.is_valid:
-        reason = shapely.is_valid_reason(area)
-        area = _only_polygons(shapely.make_valid(area))
+    wrong = [part for part in parts if not part.is_valid]
+    area = MultiPolygon(parts)
+    if wrong or len(parts) > 1:  # parts may overlap
+        area = _only_polygons(shapely.union_all(shapely.make_valid(parts)))
+    if wrong:
         warnings.append(
-            f"{path}: {feature.place} is not a simple outline ({reason}); repaired to {area.area:.0f} px², in which"
-            " areas that the outline winds around twice are left out"
+            f"{path}: {feature.place} is not a simple outline ({shapely.is_valid_reason(wrong[0])}); repaired to"
+            f" {area.area:.0f} px², in which areas that the outline winds around twice are left out"
         )
     if area.area == 0:
         warnings.append(f"{path}: {feature.place} encloses no area; skipped")
@@ -115,7 +120,10 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
         if data.startswith(GZIP_MAGIC):
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = file.read(LARGEST_BYTES + 1)
+            if len(data) > LARGEST_BYTES:
+                raise InputError(f"{path}: expected GeoJSON of at most {LARGEST_BYTES >> 30} GiB, found more; split it")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: expected a GeoJSON file, found nothing at this path; check it") from None
@@ -160,7 +168,7 @@ def _feature(path: Path, number: int, item: object) -> Feature:
     known = [repr(properties["name"])] if isinstance(properties.get("name"), str) else []
     known += [f"class {class_name!r}"] if class_name else []
     place = f"feature {number}" + (f" ({', '.join(known)})" if known else "")
-    is_detection = properties.get("objectType", properties.get("object_type")) in DETECTIONS
+    is_detection = str(properties.get("objectType", properties.get("object_type"))) in DETECTIONS
     return Feature(place, class_name, item.get("geometry"), is_detection)
 
 
@@ -179,7 +187,7 @@ def _class_name(classification: object) -> str | None:
 
 def _polygons(path: Path, feature: Feature, geometry: object, warnings: list[str]) -> Iterator[Polygon]:
     """Yield the polygons of a geometry, with a warning for each part that has no area."""
-    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    kind = str(geometry.get("type")) if isinstance(geometry, dict) else None
     if geometry is None:
         warnings.append(f"{path}: {feature.place} has no geometry; skipped")
     elif not isinstance(geometry, dict):

@@ -13,6 +13,9 @@ from cytomend.geometry import Box
 from cytomend.storage.images import SectionImage, open_labels
 from cytomend.storage.raster import require_inside
 
+FEWEST_PX = 8
+"""A smaller picture fits any section by chance."""
+
 
 class ImageMask:
     """Damage marked by nonzero pixels of an image, each standing for ``factor`` x ``factor`` pixels of the section.
@@ -105,6 +108,11 @@ def read_image_mask(path: Path, shape: tuple[int, int], warnings: list[str]) -> 
             f" factor, found {_size(image.shape)}, nearest to a factor of {factor}, which gives"
             f" {_size((-(-shape[0] // factor), -(-shape[1] // factor)))}; export the mask of this section at such"
             " a size"
+        )
+    if factor > 1 and min(image.shape) < FEWEST_PX:
+        raise InputError(
+            f"{path}: expected a mask of the section's {_size(shape)} pixels (height x width) or a reduced one of at"
+            f" least {FEWEST_PX} a side, found {_size(image.shape)}; export the mask of this section"
         )
     return ImageMask(image, shape, factor, warnings)
 

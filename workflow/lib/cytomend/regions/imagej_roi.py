@@ -7,6 +7,7 @@ only as far as it is small.
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from roifile import ROI_TYPE, ImagejRoi
+from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 from shapely.geometry.base import BaseGeometry
 
 from cytomend.errors import InputError
@@ -35,6 +36,10 @@ WITHOUT_AREA = {
     ROI_TYPE.POINT: "a point",
     ROI_TYPE.NOROI: "no outline",
 }
+
+OVERLAYS = {ROI_SUBTYPE.TEXT: "a text", ROI_SUBTYPE.IMAGE: "a picture"}
+UNREADABLE = (ValueError, IndexError, KeyError, struct.error, TypeError, RuntimeError, shapely.errors.ShapelyError)
+"""What a damaged outline may make of its reader; NotImplementedError, of a composite with curves, is a RuntimeError."""
 
 
 def is_imagej_roi(path: Path) -> bool:
@@ -55,19 +60,21 @@ def read_rois(path: Path, warnings: list[str]) -> list[Feature]:
     InputError
         If the file cannot be read, or one of its outlines is damaged or unreasonably large.
     """
-    features = []
+    features, seen = [], 0
     for name, data in _stored(path):
-        place = f"outline {name!r}"
+        place, seen = f"outline {name!r}", seen + 1
         try:
             roi = ImagejRoi.frombytes(data)
-            kind = WITHOUT_AREA.get(roi.roitype)
+            kind = WITHOUT_AREA.get(roi.roitype) or OVERLAYS.get(roi.subtype)
             geometry = None if kind else _geometry(roi)
-        except (ValueError, IndexError, KeyError, struct.error, TypeError, UnicodeError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: {place}: expected an outline of ImageJ ({error}); save it again") from error
         if geometry is None:
             warnings.append(f"{path}: {place} is {kind or 'an outline without corners'} and has no area; skipped")
         else:
             features.append(Feature(place, f"group {roi.group}" if roi.group else None, geometry))
+    if not seen:
+        raise InputError(f"{path}: expected outlines of ImageJ, found none in it; save them with the ROI Manager")
     return features
 
 
@@ -87,8 +94,9 @@ def _stored(path: Path) -> Iterator[tuple[str, bytes]]:
                 if data.startswith(MAGIC):  # a zip of a Mac holds other files too
                     yield Path(member.filename).stem, data
     except OSError as error:
-        raise InputError(f"{path}: expected outlines of ImageJ, found: {error.strerror}; check the path") from error
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        found = error.strerror or error
+        raise InputError(f"{path}: expected outlines of ImageJ, found: {found}; check path and file") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise InputError(
             f"{path}: expected a zip of outlines, as ImageJ's ROI Manager saves it, found another or a damaged one"
             f" ({error}); save it again"
@@ -106,6 +114,8 @@ def _geometry(roi: ImagejRoi) -> dict[str, Any] | None:
         rings = [_oval(roi)]
     else:
         found = roi.coordinates(multi=True)
+        if not all(np.isfinite(ring).all() for ring in found):
+            raise ValueError("corners that are no numbers")
         rings = [np.asarray(ring, np.float64) for ring in found if len(ring) >= 3]
     if not rings:
         return None

@@ -205,7 +205,7 @@ class Plan:
                 pd.read_parquet(folder / "windows.parquet"),
                 zarr.open_array(folder / "labels.zarr", mode="r"),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{folder}: not a whole plan ({error}); delete {manifest_of(folder)} and run again"
             ) from error

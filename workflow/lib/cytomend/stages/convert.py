@@ -21,7 +21,8 @@ from cytomend.progress import Progress
 from cytomend.storage.encoder import encoder, errors_of_the_system
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import manifest_of, one_writer, publish
+from cytomend.storage.mended import refuse_mended
+from cytomend.storage.publish import manifest_of, one_writer, publish, refuse_over
 from cytomend.storage.pyramid import VERSION, multiscales
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ def main(args: argparse.Namespace) -> None:
     """Run the stage."""
     if not args.out.name.endswith(".ome.zarr"):
         raise InputError(f"--out {args.out}: expected a name that ends in .ome.zarr")
+    refuse_over(args.out, [args.scan])
+    refuse_mended(args.scan, str(args.scan))
     if args.out.exists() or manifest_of(args.out).exists():
         raise InputError(f"--out {args.out}: exists already; choose another name")
     if args.pixel_size_um is not None and not 0 < args.pixel_size_um < 1000:

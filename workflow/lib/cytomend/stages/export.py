@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, get_args
@@ -25,10 +26,11 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.progress import Progress
 from cytomend.storage.omezarr import attributes_of
-from cytomend.storage.publish import add_key_arguments, manifest_of, read_manifest, require_key, write_whole
-from cytomend.storage.tiff_pyramid import Kind, write_tiff_pyramid
+from cytomend.storage.publish import add_key_arguments, refuse_over, require_intact, require_key, write_whole
+from cytomend.storage.tiff_pyramid import Kind, is_mended_tiff, write_tiff_pyramid
 
 TILE_PX = 2048
+ENDING = r"(\.ome)?\.tiff?$"
 CLASS, COLOUR = "Mended (synthetic)", [230, 97, 1]
 
 
@@ -38,9 +40,9 @@ def export(corrected: Path, out: Path, outlines: Path, kind: Kind) -> Path:
     Raises
     ------
     InputError
-        If there is no finished corrected section.
+        If there is no finished corrected section, or a file of it is missing or altered.
     """
-    read_manifest(manifest_of(corrected))
+    require_intact(corrected)
     told = attributes_of(corrected).get("cytomend")
     if not isinstance(told, dict):
         raise InputError(f"{corrected}: expected a corrected section, found none; give a finished corrected.ome.zarr")
@@ -88,6 +90,15 @@ def _feature(number: int, area: BaseGeometry) -> dict[str, Any]:
     }
 
 
+def _is_outlines(path: Path) -> bool:
+    """Whether a file holds outlines of mended regions and nothing else."""
+    try:
+        features = json.loads(path.read_bytes())["features"]
+        return all(feature["properties"]["classification"]["name"] == CLASS for feature in features)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("corrected", type=Path, metavar="CORRECTED", help="corrected section (OME-Zarr)")
@@ -101,10 +112,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
     require_key(args.corrected, args.after)
-    outlines = args.outlines or args.out.with_name(f"{args.out.name.split('.')[0]}.geojson")
+    outlines = args.outlines or args.out.with_name(f"{re.sub(ENDING, '', args.out.name)}.geojson")
+    if outlines.resolve() == args.out.resolve():
+        raise InputError(f"--outlines {outlines}: expected another file than the TIFF")
     if args.out.suffix.lower() not in {".tif", ".tiff"}:
         raise InputError(f"--out {args.out}: expected a name that ends in .tif")
-    for path in (args.out, outlines):
+    for path, is_ours in ((args.out, is_mended_tiff), (outlines, _is_outlines)):
+        refuse_over(path, [args.corrected])
         if path.is_dir() or (path.exists() and not args.overwrite):
             raise InputError(f"{path}: exists already; choose another name, or give --overwrite")
+        if path.exists() and not is_ours(path):
+            raise InputError(f"{path}: exists and was not exported by cytomend; it is not overwritten")
     print(export(args.corrected, args.out, outlines, args.kind))

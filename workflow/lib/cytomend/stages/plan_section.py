@@ -46,9 +46,8 @@ from cytomend.regions.value_range import value_range
 from cytomend.storage.edition import annotation_roles, read_source
 from cytomend.storage.encoder import encoder, errors_of_the_system
 from cytomend.storage.images import SectionImage, open_image
-from cytomend.storage.omezarr import attributes_of
+from cytomend.storage.mended import refuse_mended
 from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
-from cytomend.storage.tiff_pyramid import is_mended_tiff
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
@@ -218,11 +217,7 @@ def _lattice(settings: PlanSettings) -> Lattice:
 def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
     """Refuse an image that the model cannot mend."""
     where = f"section {settings.section!r}: {image.path}"
-    if "cytomend" in attributes_of(image.path) or is_mended_tiff(image.path):
-        raise InputError(
-            f"{where} is a mended section, whose synthetic pixels would pass for measured ones; give the scan it was"
-            " made from, and all artefacts in one annotation"
-        )
+    refuse_mended(image.path, where)
     if image.channels != settings.model_channels:
         raise InputError(
             f"{where} has {image.channels} channels, the model was trained on {settings.model_channels}; "

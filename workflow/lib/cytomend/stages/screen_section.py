@@ -26,6 +26,7 @@ from cytomend.screening.proposals import features
 from cytomend.screening.screen import screen
 from cytomend.screening.settings import ScreenSettings
 from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.pixel_size import PLAUSIBLE_UM
 from cytomend.storage.publish import write_whole
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    if args.pixel_size_um is not None and not 0 < args.pixel_size_um < 1000:
-        raise InputError(f"--pixel-size-um {args.pixel_size_um:g}: expected a positive number of µm")
+    low, high = PLAUSIBLE_UM
+    if args.pixel_size_um is not None and not low <= args.pixel_size_um <= high:
+        raise InputError(f"--pixel-size-um {args.pixel_size_um:g}: expected {low:g} to {high:g} µm")
     settings = _settings(args.settings)
     if args.out.is_dir():
         raise InputError(f"{args.out}: is a folder, expected the name of a file; add one, such as proposals.geojson")

@@ -211,8 +211,9 @@ def _wrong_files(folder: Path) -> Iterator[str]:
         listed = checksums(folder)
     except InputError:
         return  # told of above
-    there = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if not path.is_dir())
-    if unlisted := [name for name in there if name not in listed and name not in BOOKKEEPING]:
+    there = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    names = [str(path.relative_to(folder)) for path in there]
+    if unlisted := [name for name in names if name not in listed and name not in BOOKKEEPING]:
         yield f"{folder}: expected only files that were written with it, found also: {_named(unlisted)}"
 
 

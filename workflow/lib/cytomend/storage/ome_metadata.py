@@ -67,6 +67,8 @@ def misplaced(store: Path, *, name: str, levels: int, channels: int, pixel_size_
     if ome.get("version") != VERSION:
         yield f"{name}: expected OME-Zarr version {VERSION}, found {ome.get('version')!r}"
     entry = _first(ome.get("multiscales"))
+    if (whole := entry.get("coordinateTransformations")) is not None:
+        yield f"{name}: expected a scale of each level and none of all, found {_short(whole)}"
     coloured = channels > 1
     axes = [_pair(axis) for axis in _list(entry.get("axes"))]
     wanted = [("c", None)] * coloured + [("y", "micrometer"), ("x", "micrometer")]

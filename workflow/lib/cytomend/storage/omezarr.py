@@ -150,6 +150,6 @@ def attributes_of(store: Path) -> dict[str, Any]:
     """Return the attributes of a Zarr v3 group, or nothing if there is none."""
     try:
         attributes = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return attributes if isinstance(attributes, dict) else {}

@@ -172,7 +172,9 @@ def read_manifest(manifest: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(record, dict):
+            raise TypeError(f"found {type(record).__name__}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{manifest}: expected the manifest of a finished result ({error}); make it again") from error
     return record
 

@@ -52,6 +52,8 @@ def open_small(path: Path, kind: PixelKind) -> SectionImage:
         pixels = _decode(path.read_bytes(), mode)
     except Exception as error:  # codecs raise errors of their own
         raise _damaged(path, error) from error
+    if pixels.shape[-1] == 2:  # grey of 16 bit with alpha, which Pillow calls RGBA
+        channels, samples = 1, 2
     check_pixels(path, kind, shape=shape, channels=channels, dtype=pixels.dtype)
     image = SmallImage(path, np.moveaxis(pixels[..., :channels], -1, 0), size_from_density(*density, "inch"))
     if channels < samples:

@@ -230,6 +230,10 @@ def _plane(path: Path, page: TiffPage | TiffFrame, file_bytes: int) -> _Plane:
         raise InputError(
             f"{path}: expected {expected} strips or tiles, found {len(offsets)}; copy or export the file again"
         )
+    if not frame.is_tiled and ((counts == 0) & (offsets > 0)).any():  # of a tile it says that nothing was scanned there
+        raise InputError(
+            f"{path}: expected the length of every strip, found strips of 0 bytes; save it again in another program"
+        )
     end = int((offsets + counts)[counts > 0].max(initial=0))
     if end > file_bytes or int(offsets.min()) < 0 or int(counts.min()) < 0:
         raise InputError(

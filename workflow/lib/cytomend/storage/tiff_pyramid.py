@@ -22,6 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cytomend.geometry import Box
+from cytomend.storage.tiff import MAGIC
 
 Kind = Literal["ome", "classic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -96,8 +97,11 @@ def _tiles(level: zarr.Array[Any], tile_px: int, progress: Callable[[int], objec
 
 
 def is_mended_tiff(path: Path) -> bool:
-    """Whether a file is a TIFF that `write_tiff_pyramid` wrote."""
-    if path.is_dir() or path.suffix.lower() not in {".tif", ".tiff"}:
+    """Whether a file is a TIFF that `write_tiff_pyramid` wrote, whatever its name says."""
+    if path.is_dir():
         return False
+    with path.open("rb") as file:
+        if not file.read(4).startswith(MAGIC):
+            return False
     with tifffile.TiffFile(path) as tiff:
         return str(tiff.pages.first.software).startswith(SOFTWARE)
