@@ -200,3 +200,11 @@ def test_a_file_is_written_whole_or_not(tmp_path):
         write_whole(path, half)
     assert path.read_text() == "first"
     assert [p.name for p in path.parent.iterdir()] == ["regions.npz"]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", '"x"', "[" * 100_000, "{"])
+def test_a_manifest_that_is_none_is_refused(folder, content):
+    manifest = write(folder)
+    manifest.write_text(content)
+    with pytest.raises(InputError, match="expected the manifest of a finished result"):
+        read_manifest(manifest)

@@ -369,6 +369,11 @@ FILE_FAULTS = {
         "altered or damaged: 0/c/1/1",
     ),
     "a shard is empty": (lambda one: (one.corrected / "2/c/0/0").write_bytes(b""), {"levels"}, "damaged: 2/c/0/0"),
+    "a folder that lies elsewhere": (
+        lambda one: (one.corrected / "labels" / "more").symlink_to(one.folder),
+        set(),
+        "found also: labels/more",
+    ),
     "a file too many": (lambda one: (one.corrected / "notes.txt").write_text("hi"), set(), "found also: notes.txt"),
     "a shard too many": (
         lambda one: shutil.copy(one.corrected / "0/c/0/0", one.corrected / "0/c/0/9"),
@@ -398,6 +403,12 @@ METADATA_FAULTS = {
         scale(1, [3.0, 3.0]),
         {"metadata"},
         "image, level 1: expected the scale [1.0, 1.0] µm, found [3.0, 3.0]",
+    ),
+    "scale of all levels": (
+        "",
+        lambda r: image_entry(r).update(coordinateTransformations=[{"type": "scale", "scale": [2.0, 2.0]}]),
+        {"metadata"},
+        "image: expected a scale of each level and none of all",
     ),
     "scale of the scan": ("", scale(0, [1.0, 1.0]), {"metadata"}, "level 0: expected the scale [0.5, 0.5] µm"),
     "scale of a label": (
