@@ -184,6 +184,20 @@ def test_the_last_error_of_a_log_is_a_sentence(log, error):
     assert last_error(log) == error
 
 
+def test_a_section_that_is_proved_wrong_is_not_called_done(run, capsys):
+    for name in ("a", "b", "c"):
+        run.advance(name, "done")
+    run.write("results/a/verdict.json", json.dumps({"holds": True, "wrong": []}))
+    run.write("results/c/verdict.json", json.dumps({"holds": False, "wrong": ["0: 7 px differ from the scan"]}))
+    assert [run.of(name).state for name in "abc"] == ["done", "done", "proved wrong"]
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("c")
+    assert "7 px differ from the scan" in lines[1]
+    assert "3 sections: 1 proved wrong, 2 done" in lines
+    assert any(line.startswith("1 proved wrong: `cytomend verify SECTION`") for line in lines)
+
+
 def test_the_table_puts_what_needs_a_person_first_and_names_errors_and_totals(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")  # of the terminal
     for name, stage in {"a": "done", "b": "mended", "c": "to plan", "d": "mending"}.items():

@@ -41,6 +41,8 @@ ELSEWHERE = "its reason stands above"
 WAITING = ("to plan", "planned")
 UNDER_WAY = ("mending", "mended", "blended", "evaluated")
 DONE = "done"
+WRONG = "proved wrong"
+"""Whole, but its verdict says that something in it is wrong."""
 FAILED = "failed"
 
 
@@ -134,6 +136,7 @@ def section_status(name: str, shards: int, evaluated: bool, places: Places) -> S
     shown = _exists(f"{folder}/report/index.html") and _exists(f"{folder}/report/metrics.json")
     begun = any(mended) or any(count is not None for count in waiting.values())
     stage = _reached(is_planned, begun, is_mended, blended, evaluated and compared, blended and compared and shown)
+    wrong = _wrong(f"{folder}/verdict.json") if stage == DONE else ""
 
     wanted: dict[str, tuple[bool, list[_Manifest | None]]] = {
         "screen_section": (plan is None and not _exists(f"{folder}/screen/proposals.geojson"), []),
@@ -163,7 +166,8 @@ def section_status(name: str, shards: int, evaluated: bool, places: Places) -> S
     done = sum(_regions(shard) or 0 for shard in mended) + sum(count or 0 for count in waiting.values())
     if blended and not all(mended):
         done = regions or 0
-    return SectionStatus(name, stage, failed_at, done, regions, hours, error, str(log) if log else "")
+    stage = WRONG if wrong else stage
+    return SectionStatus(name, stage, failed_at, done, regions, hours, error or wrong, str(log) if log else "")
 
 
 def _reached(planned: bool, begun: bool, mended: bool, blended: bool, evaluated: bool, done: bool) -> str:
@@ -175,6 +179,15 @@ def _reached(planned: bool, begun: bool, mended: bool, blended: bool, evaluated:
     if not blended:
         return "mended"
     return DONE if done else "evaluated" if evaluated else "blended"
+
+
+def _wrong(verdict: str) -> str:
+    """Return the first thing that a verdict says is wrong, or nothing."""
+    try:
+        said = json.loads(Path(verdict).read_bytes())
+        return "" if said["holds"] else str([*said["wrong"], "something is wrong"][0])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _read(manifest: str) -> _Manifest | None:
@@ -296,6 +309,6 @@ def is_locked(folder: Path = Path()) -> bool:
 
 
 def by_need(sections: Iterable[SectionStatus]) -> Iterator[SectionStatus]:
-    """Yield sections in the order in which a person wants to see them: failed, under way, waiting, done."""
-    order = {FAILED: 0, **dict.fromkeys(UNDER_WAY, 1), **dict.fromkeys(WAITING, 2), DONE: 3}
+    """Yield sections in the order in which a person wants to see them: failed or wrong, under way, waiting, done."""
+    order = {FAILED: 0, WRONG: 0, **dict.fromkeys(UNDER_WAY, 1), **dict.fromkeys(WAITING, 2), DONE: 3}
     yield from sorted(sections, key=lambda section: order[section.kind])

@@ -3,7 +3,7 @@
 | column | unit | what |
 |---|---|---|
 | ``section`` | | from the sheet |
-| ``state`` | | to plan, planned, mending, mended, blended, evaluated, done, or failed at a rule |
+| ``state`` | | to plan, planned, mending, mended, blended, evaluated, done, proved wrong, or failed at a rule |
 | ``regions`` | | mended, of all in the plan |
 | ``GPU min``, ``CPU min`` | min | what finished jobs took to mend regions and trials: GPU time, processor time |
 | ``last error`` | | by which the job ended that is in the way, from its log |
@@ -37,6 +37,7 @@ from cytomend.status import (
     FAILED,
     UNDER_WAY,
     WAITING,
+    WRONG,
     Places,
     SectionStatus,
     brain_error,
@@ -134,7 +135,7 @@ def table(sections: Sequence[SectionStatus], width: int, colour: bool) -> Iterat
             for column, (cell, wide) in enumerate(zip(row, widths, strict=True))
         ]
         line = "  ".join(placed).rstrip()[:width]
-        shade = RED if row[1].startswith(FAILED) else GREEN if row[1] == DONE else ""
+        shade = RED if row[1].startswith((FAILED, WRONG)) else GREEN if row[1] == DONE else ""
         yield f"{shade}{line}{PLAIN}" if colour and shade else line
 
 
@@ -151,7 +152,7 @@ def cut(text: str, width: int) -> str:
 def totals(sections: Sequence[SectionStatus], run: Run, queue: Queue | None) -> Iterator[str]:
     """Yield what is to be said of all sections together."""
     counts = Counter(section.kind for section in sections)
-    order = [FAILED, *UNDER_WAY, *WAITING, DONE]
+    order = [FAILED, WRONG, *UNDER_WAY, *WAITING, DONE]
     said = ", ".join(f"{counts[kind]:,} {kind}" for kind in order if counts[kind])
     yield f"{len(sections):,} section{'s' if len(sections) != 1 else ''}: {said}"
     hours = sum((section.hours for section in sections), Hours())
@@ -163,6 +164,8 @@ def totals(sections: Sequence[SectionStatus], run: Run, queue: Queue | None) -> 
     if run.gpu_hour_cost is not None:
         line += f" ({hours.gpu * run.gpu_hour_cost:,.2f} {run.currency})"
     yield line + (f", {hours_said(hours.cpu)} processor hours without a GPU" if hours.cpu else "")
+    if counts[WRONG]:
+        yield f"{counts[WRONG]:,} proved wrong: `cytomend verify SECTION` says what is wrong, and what to do."
     if error := brain_error(run.places):
         yield f"The page of all sections could not be written: {error}"
     if is_locked():
@@ -170,7 +173,7 @@ def totals(sections: Sequence[SectionStatus], run: Run, queue: Queue | None) -> 
             "A Snakemake run holds this folder, or one was killed: then wait for its Slurm jobs or `scancel` them,"
             " `snakemake --unlock`, and run again."
         )
-    elif counts[DONE] < len(sections):
+    elif counts[DONE] + counts[WRONG] < len(sections):
         yield "No Snakemake run holds this folder: `snakemake` goes on with what is unfinished."
     if queue is not None:
         yield from slurm_lines(queue)
