@@ -113,7 +113,7 @@ def test_any_file_of_a_dicom_slide_tells_that_the_slide_changed(tmp_path):
     series = generate_uid()
     path = write_dicom(tmp_path / "0.dcm", tissue((128, 192)), series=series)
     before = image_identity(path), stamp(path)
-    other = write_dicom(tmp_path / "1.dcm", tissue((64, 96)), spacing_mm=0.001, series=series)
+    other = write_dicom(tmp_path / "1.DCM", tissue((64, 96)), spacing_mm=0.001, series=series)
     both = image_identity(path), stamp(path)
     changed = bytearray(other.read_bytes())
     changed[-1] ^= 1

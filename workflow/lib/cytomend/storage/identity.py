@@ -179,7 +179,7 @@ def parts_of(path: Path) -> list[Path]:
     if path.suffix.lower() == ".mrxs":
         return [path, path.with_suffix("")]
     if path.suffix.lower() == ".dcm":
-        return sorted({path, *path.parent.glob("*.dcm")})
+        return sorted({path, *path.parent.glob("*.[dD][cC][mM]")})
     return [path]
 
 
