@@ -51,11 +51,14 @@ def supervised(main: Callable[[], int]) -> int:
     """Run ``main`` in a process of its own and return its status; if it is killed, say so at the end of the log."""
     parent = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or, if it came ignored, the status would be lost
+    awaited = {*HANDED_ON, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # none comes between fork, handlers and waiting
     child = os.fork()
     if child == 0:
         die_with(parent)
         _keep_few_arenas()
         signal.signal(signal.SIGTERM, _stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
         try:
             status = main()
         except SystemExit as error:
@@ -65,10 +68,12 @@ def supervised(main: Callable[[], int]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         sys.exit(status)
-    for number in HANDED_ON:
-        signal.signal(number, lambda got, _: os.kill(child, got))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
-    _, ended, used = os.wait4(child, 0)
+    gone, ended, used = os.wait4(child, os.WNOHANG)
+    while not gone:
+        if (got := signal.sigwait(awaited)) != signal.SIGCHLD:
+            os.kill(child, got)
+        gone, ended, used = os.wait4(child, os.WNOHANG)
     if not os.WIFSIGNALED(ended):
         return os.waitstatus_to_exitcode(ended)
     killer = os.WTERMSIG(ended)
