@@ -309,6 +309,8 @@ def test_tissue_without_an_area_is_none(tmp_path):
     mask = open_mask(path, SHAPE)
     assert mask.read(WHOLE).sum() == 400
     assert "LineString" in " ".join(mask.warnings)
+    tifffile.imwrite(tmp_path / "mask.tif", np.zeros(SHAPE, np.uint8))
+    assert "LineString" in " ".join(open_mask([path, tmp_path / "mask.tif"], SHAPE).warnings)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,16 @@ def test_a_corrected_section_is_not_converted_into_a_scan(corrected, tmp_path, c
     assert not (tmp_path / "new.ome.zarr").exists()
 
 
+def test_what_cannot_be_converted_is_named(tmp_path, capsys):
+    whole, cut = tmp_path / "whole.tif", tmp_path / "cut.tif"
+    tifffile.imwrite(whole, tissue(), tile=(64, 64))
+    cut.write_bytes(whole.read_bytes()[:6])
+    for scan in (cut, tmp_path / "none.tif"):
+        assert main(["convert", str(scan), "--out", str(tmp_path / "new.ome.zarr")]) == 2
+        assert f"{scan}: expected" in capsys.readouterr().err
+    assert not tiff_pyramid.is_mended_tiff(cut)
+
+
 def test_a_damaged_store_is_not_exported(corrected, tmp_path):
     store, _, _ = corrected()
     next(path for path in (store / "0").rglob("c/*/*") if path.is_file()).unlink()

@@ -97,13 +97,11 @@ def open_mask(
     for path in images:
         ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
         masks.append(read_image_mask(path, shape, [] if include_classes is None else [ignored]))
+    outlines = polygon_mask(classes.outlines(outlined), shape, warnings)
     mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
-    if not (outlines := classes.outlines(outlined)):
+    if not len(outlines):
         return mask
-    tissue = polygon_mask(outlines, shape, warnings)
-    if not len(tissue):
-        return mask
-    tissue = tissue.filled()
+    tissue = outlines.filled()
     if outside := damage.mostly_outside(tissue):
         mask.warnings.append(
             f"{', '.join(map(str, paths))}: {outside} of {len(damage)} outlines of damage lie mostly outside of the"

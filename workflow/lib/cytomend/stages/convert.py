@@ -42,9 +42,10 @@ def convert(scan: Path, out: Path, pixel_size_um: float | None = None) -> Path:
     Raises
     ------
     InputError
-        If the scan cannot be read, or its pixel size is not known.
+        If the scan cannot be read, is a corrected section, or its pixel size is not known.
     """
     with open_image(scan) as image, one_writer(out) as work:
+        refuse_mended(scan, str(scan))
         size_um = pixel_size_um or image.pixel_size_um
         if size_um is None:
             raise InputError(f"{scan}: its metadata give no plausible pixel size; say it with --pixel-size-um")
@@ -88,7 +89,6 @@ def main(args: argparse.Namespace) -> None:
     if not args.out.name.endswith(".ome.zarr"):
         raise InputError(f"--out {args.out}: expected a name that ends in .ome.zarr")
     refuse_over(args.out, [args.scan])
-    refuse_mended(args.scan, str(args.scan))
     if args.out.exists() or manifest_of(args.out).exists():
         raise InputError(f"--out {args.out}: exists already; choose another name")
     if args.pixel_size_um is not None and not 0 < args.pixel_size_um < 1000:

@@ -12,6 +12,7 @@ file holds synthetic pixels, so that it is not taken for a scan; the description
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -103,5 +104,8 @@ def is_mended_tiff(path: Path) -> bool:
     with path.open("rb") as file:
         if not file.read(4).startswith(MAGIC):
             return False
-    with tifffile.TiffFile(path) as tiff:
-        return str(tiff.pages.first.software).startswith(SOFTWARE)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return str(tiff.pages.first.software).startswith(SOFTWARE)
+    except (ValueError, struct.error, IndexError):  # of a damaged file
+        return False
