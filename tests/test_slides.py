@@ -1,8 +1,10 @@
-"""Slides and scans of makers: DICOM, CZI, SVS, each pixel for pixel against a second reader."""
+"""Slides and scans of makers: DICOM, MIRAX, NDPI, CZI, SVS, pixel for pixel against a second reader or the truth."""
 
 from __future__ import annotations
 
 import builtins
+import io
+import struct
 from pathlib import Path
 
 import czifile
@@ -10,9 +12,12 @@ import numpy as np
 import openslide
 import pydicom
 import pytest
+import tifffile
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, generate_uid
 from pylibCZIrw import czi
 
 from cytomend.errors import InputError, ResourceError
@@ -28,6 +33,18 @@ def tissue(shape, dtype=np.uint8, channels=3):
     top = np.iinfo(dtype).max
     pixels = np.random.default_rng(0).integers(0, top, (*shape, channels), dtype=dtype, endpoint=True)
     return pixels if channels > 1 else pixels[..., 0]
+
+
+def smooth(shape):
+    """Return what a lossy codec keeps, more or less."""
+    small = Image.fromarray(tissue((shape[0] // 16, shape[1] // 16)))
+    return np.asarray(small.resize((shape[1], shape[0])))
+
+
+def encoded(pixels, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, kind, **options)
+    return file.getvalue()
 
 
 def whole(path):
@@ -80,6 +97,25 @@ def write_dicom(path, pixels, *, spacing_mm=0.0005, left_out=(), series=None):
     return path
 
 
+CODECS = {
+    "jpeg": (JPEGBaseline8Bit, "YBR_FULL_422", lambda frame: encoded(frame, "jpeg", quality=90, subsampling="4:2:2")),
+    "jpeg2000": (JPEG2000Lossless, "YBR_RCT", lambda frame: encoded(frame, "jpeg2000", no_jp2=True, mct=1)),
+    "jpeg2000, no transform": (JPEG2000Lossless, "RGB", lambda frame: encoded(frame, "jpeg2000", no_jp2=True, mct=0)),
+}
+
+
+def compress(path, codec):
+    """Compress the frames of a slide where it lies, and return them."""
+    one = pydicom.dcmread(path)
+    syntax, colours, encode = CODECS[codec]
+    frames = [encode(frame) for frame in one.pixel_array]
+    one.file_meta.TransferSyntaxUID, one.PhotometricInterpretation = syntax, colours
+    one.PixelData = encapsulate(frames)
+    one["PixelData"].VR, one["PixelData"].is_undefined_length = "OB", True
+    one.save_as(path, enforce_file_format=True)
+    return frames
+
+
 def read_by_pydicom(path):
     """Put the frames together by hand."""
     one = pydicom.dcmread(path)
@@ -109,6 +145,18 @@ def test_dicom_equals_its_frames(tmp_path, shape, left_out):
     np.testing.assert_array_equal(whole(path), read_by_pydicom(path))
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_compressed_dicom_equals_its_frames(tmp_path, codec):
+    pixels = smooth((128, 192))
+    frames = compress(write_dicom(tmp_path / "scan.dcm", pixels), codec)
+    second = np.stack([np.asarray(Image.open(io.BytesIO(frame))) for frame in frames])
+    second = second.reshape(2, 3, TILE, TILE, 3).swapaxes(1, 2).reshape(128, 192, 3)
+    found = whole(tmp_path / "scan.dcm")
+    np.testing.assert_array_equal(found, second)
+    if codec != "jpeg":
+        np.testing.assert_array_equal(found, pixels)
+
+
 def test_any_file_of_a_dicom_slide_tells_that_the_slide_changed(tmp_path):
     series = generate_uid()
     path = write_dicom(tmp_path / "0.dcm", tissue((128, 192)), series=series)
@@ -134,6 +182,123 @@ def test_the_folder_of_a_mirax_slide_belongs_to_its_identity(tmp_path):
     assert image_identity(tmp_path / "s.mrxs") != before
     with pytest.raises(InputError, match="expected a slide that OpenSlide can read"):
         open_image(tmp_path / "s.mrxs")
+
+
+def write_mirax(path, pixels, *, left_out=()):
+    """Write a slide of one level as 3DHISTECH's scanners do: lossless tiles, an index of them, an INI file.
+
+    Layout: https://openslide.org/formats/mirax/
+    """
+    rows, columns = (size // TILE for size in pixels.shape[:2])
+    folder, name = path.with_suffix(""), "0" * 32
+    folder.mkdir()
+    path.write_bytes(b"")
+    data, entries = b"", []
+    for number, box in enumerate(Box(0, 0, *pixels.shape[:2]).tiles(TILE)):
+        if number not in left_out:
+            tile = encoded(pixels[box.slices], "png")
+            entries.append((number, len(data), len(tile), 0))
+            data += tile
+    (folder / "Data0000.dat").write_bytes(data)
+    head = b"01.02" + name.encode()
+    levels = len(head) + 8  # where the levels' tables stand, after the roots of both hierarchies
+    table, page = levels + 4, levels + 12
+    index = [levels, 0, table, 0, page, len(entries), 0, *(number for entry in entries for number in entry)]
+    (folder / "Index.dat").write_bytes(head + struct.pack(f"<{len(index)}i", *index))
+    (folder / "Slidedat.ini").write_text(
+        f"""[GENERAL]
+SLIDE_VERSION = 01.02
+SLIDE_ID = {name}
+IMAGENUMBER_X = {columns}
+IMAGENUMBER_Y = {rows}
+OBJECTIVE_MAGNIFICATION = 20
+CAMERA_IMAGE_DIVISIONS_PER_SIDE = 1
+[HIERARCHICAL]
+HIER_COUNT = 1
+NONHIER_COUNT = 0
+INDEXFILE = Index.dat
+HIER_0_NAME = Slide zoom level
+HIER_0_COUNT = 1
+HIER_0_VAL_0_SECTION = LEVEL_0
+[LEVEL_0]
+OVERLAP_X = 0
+OVERLAP_Y = 0
+MICROMETER_PER_PIXEL_X = 0.5
+MICROMETER_PER_PIXEL_Y = 0.5
+IMAGE_FORMAT = PNG
+IMAGE_FILL_COLOR_BGR = 15790320
+DIGITIZER_WIDTH = {TILE}
+DIGITIZER_HEIGHT = {TILE}
+IMAGE_CONCAT_FACTOR = 0
+[DATAFILE]
+FILE_COUNT = 1
+FILE_0 = Data0000.dat
+"""
+    )
+    return path
+
+
+def test_mirax_equals_its_tiles_and_shows_its_ground_where_none_is(tmp_path):
+    pixels = tissue((4 * TILE, 5 * TILE))
+    path = write_mirax(tmp_path / "s.mrxs", pixels, left_out=(6, 7))
+    expected = pixels.copy()
+    expected[TILE : 2 * TILE, TILE : 3 * TILE] = 240
+    with open_image(path) as image:
+        assert (image.shape, image.channels, image.dtype.name, image.pixel_size_um) == ((256, 320), 3, "uint8", 0.5)
+        part = np.moveaxis(image.read(Box(30, 50, 201, 300)), 0, -1)
+    np.testing.assert_array_equal(part, expected[30:201, 50:300])
+    np.testing.assert_array_equal(whole(path), expected)
+
+
+# --- NDPI -------------------------------------------------------------------------------------------------------------
+
+
+def write_ndpi(path, levels, size_um):
+    """Write levels as Hamamatsu's scanners do: one JPEG with restart markers a level, and offsets of 64 bits.
+
+    Layout: https://openslide.org/formats/hamamatsu/
+    """
+    file, link = bytearray(b"II*\0" + bytes(8)), 4
+    for number, pixels in enumerate(levels):
+        (height, width), start = pixels.shape[:2], len(file)
+        file += encoded(pixels, "jpeg", quality=95, subsampling=0, restart_marker_blocks=8)
+        end = len(file)
+        file += struct.pack("<II", round(1e4 / size_um / 2**number), 1) + b"Hamamatsu\0"
+        (lens,) = struct.unpack("<I", struct.pack("<f", 20 / 2**number))
+        tags = [
+            *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 7), (262, 3, 1, 6)),
+            *((271, 2, 10, end + 8), (273, 4, 1, start), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, end - start)),
+            *((282, 5, 1, end), (283, 5, 1, end), (296, 3, 1, 3), (65420, 4, 1, 1), (65421, 11, 1, lens)),
+            *((65422, 9, 1, 0), (65423, 9, 1, 0), (65424, 9, 1, 0)),
+        ]
+        struct.pack_into("<Q", file, link, len(file))
+        file += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        link = len(file)
+        file += bytes(8 + 4 * len(tags))  # the next level, and the upper halves of all values
+    path.write_bytes(file)
+    return path
+
+
+def test_ndpi_equals_what_tifffile_reads(tmp_path):
+    pixels = smooth((320, 384))
+    path = write_ndpi(tmp_path / "scan.ndpi", [pixels, pixels[::2, ::2]], 0.5)
+    with tifffile.TiffFile(path) as file:
+        assert file.is_ndpi
+        second = file.pages[0].asarray()
+    with open_image(path) as image:
+        assert (image.shape, image.channels, image.dtype.name, image.pixel_size_um) == ((320, 384), 3, "uint8", 0.5)
+        assert image.block_px == (8, 64)  # it is decoded from marker to marker, not whole
+        part = np.moveaxis(image.read(Box(30, 50, 201, 300)), 0, -1)
+    np.testing.assert_array_equal(part, second[30:201, 50:300])
+    np.testing.assert_array_equal(whole(path), second)
+    assert np.abs(second.astype(int) - pixels).mean() < 2
+
+
+def test_a_truncated_ndpi_is_refused(tmp_path):
+    path = write_ndpi(tmp_path / "scan.ndpi", [smooth((320, 384))], 0.5)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="expected a slide that OpenSlide can read"):
+        open_image(path)
 
 
 def test_a_slide_is_no_mask(tmp_path):
