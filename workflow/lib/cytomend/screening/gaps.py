@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from cytomend.regions.annotation import extent
 from cytomend.screening.light import Bools
 from cytomend.screening.tiles import Seen, Tile
 
@@ -40,7 +41,10 @@ def see_gaps(tile: Tile, natural: Bools, inside: Bools, deep: Bools) -> Seen:
     glass = (light > survey.limit) & tile.surveyed(inside, LATTICE, HALO_UM).astype(bool)
     reach = tile.scale.sigma(CORE_UM, LATTICE)
     evidence = (light - survey.ground) / (survey.limit - survey.ground)
-    core = ndimage.distance_transform_edt(glass) >= reach if glass.any() else glass
+    core = np.zeros_like(glass)
+    if glass.any():
+        around = extent(glass).grow(1).clip(glass.shape).slices
+        core[around] = ndimage.distance_transform_edt(glass[around]) >= reach
     seed = core & (evidence >= CLEAR) & tile.surveyed(deep, LATTICE, HALO_UM).astype(bool)
     aside = glass & tile.surveyed(natural, LATTICE, HALO_UM).astype(bool)
     seen = Seen("gap", LATTICE, glass, evidence.astype(np.float32), seed, aside)

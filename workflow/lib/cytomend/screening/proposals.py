@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -90,11 +90,11 @@ def fragments(seen: Seen, core: Box, factor: int) -> Iterator[Fragment]:
     if not seen.mask.any():
         return
     labels, count = ndimage.label(seen.mask)
-    flat = labels.ravel()
-    steps = np.rint(seen.evidence.clip(0, MOST_EVIDENCE) * EVIDENCE_STEPS).astype(np.int64).ravel()
-    weights = (np.ones_like(steps), steps, seen.seed.ravel(), seen.aside.ravel())
+    own = labels[seen.mask]
+    steps = np.rint(seen.evidence[seen.mask].clip(0, MOST_EVIDENCE) * EVIDENCE_STEPS).astype(np.int64)
+    weights = (np.ones_like(steps), steps, seen.seed[seen.mask], seen.aside[seen.mask])
     # Sums of whole numbers below 2**53 are exact in any order.
-    sums = np.stack([np.bincount(flat, weight, minlength=count + 1) for weight in weights], 1).astype(np.int64)
+    sums = np.stack([np.bincount(own, weight, minlength=count + 1) for weight in weights], 1).astype(np.int64)
     place = Affine(factor, 0, core.x0, 0, factor, core.y0)
     for geometry, label in shapes(labels.astype(np.int32), mask=seen.mask, connectivity=4, transform=place):
         rings = geometry["coordinates"]
@@ -102,15 +102,39 @@ def fragments(seen: Seen, core: Box, factor: int) -> Iterator[Fragment]:
 
 
 def joined(parts: Sequence[Fragment], *, near_px: float) -> list[Found]:
-    """Join fragments that touch, or come as near as twice ``near_px``.
+    """Join fragments that touch, or come as near as twice ``near_px``."""
+    return [group.found for group in _groups(parts, near_px)]
 
-    Returns
-    -------
-    list of Found
-        From top to bottom, left to right by their first corner.
+
+def settled(parts: Sequence[Fragment], core: Box, *, near_px: float) -> tuple[list[Found], list[Fragment]]:
+    """Join the fragments of a tile as far as no other tile can tell more, and return the other fragments as they are.
+
+    Most of what is seen is a speck within a tile; settled at once it takes no memory.
     """
+    found, others = list[Found](), list[Fragment]()
+    for group in _groups(parts, near_px):
+        x0, y0, x1, y1 = group.bounds
+        # Outside fragments reach into the tile by near_px, grown as they are.
+        apart = x0 > core.x0 + near_px and y0 > core.y0 + near_px and x1 < core.x1 - near_px and y1 < core.y1 - near_px
+        if apart:
+            found.append(group.found)
+        else:
+            others += group.members
+    return found, others
+
+
+class _Group(NamedTuple):
+    """Fragments that are one: what they make, the fragments, and the bounds of them grown (x0, y0, x1, y1)."""
+
+    found: Found
+    members: list[Fragment]
+    bounds: tuple[float, float, float, float]
+
+
+def _groups(parts: Sequence[Fragment], near_px: float) -> Iterator[_Group]:
+    """Yield the groups of fragments that touch, or come as near as twice ``near_px``."""
     if not parts:
-        return []
+        return
     whole = shapely.union_all([part.area for part in parts])
     # Each by itself: of many pieces at once a buffer takes a thousand times as long.
     grown = shapely.union_all(shapely.buffer(shapely.get_parts(whole), near_px, quad_segs=4)) if near_px else whole
@@ -125,9 +149,16 @@ def joined(parts: Sequence[Fragment], *, near_px: float) -> list[Found]:
     _, home = tree.query(shapely.point_on_surface(pieces), predicate="intersects")
     order = np.argsort(home, kind="stable")
     starts = np.searchsorted(home[order], np.arange(len(groups) + 1))
-    found = [
-        _found(shapely.union_all(pieces[order[a:b]]), total[number]) for number, (a, b) in enumerate(pairwise(starts))
-    ]
+    members: list[list[Fragment]] = [[] for _ in groups]
+    for part, number in zip(parts, owner.tolist(), strict=True):
+        members[number].append(part)
+    for number, (a, b) in enumerate(pairwise(starts)):
+        found = _found(shapely.union_all(pieces[order[a:b]]), total[number])
+        yield _Group(found, members[number], groups[number].bounds)
+
+
+def in_reading_order(found: Iterable[Found]) -> list[Found]:
+    """Return areas from top to bottom, left to right by their first corner."""
     return sorted(found, key=lambda one: (one.area.bounds[1], one.area.bounds[0], one.area.bounds[2:]))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import shapely
 
-from cytomend.screening import judge
+from cytomend.geometry import Box
+from cytomend.screening import bubbles, focus, gaps, grains, ground, judge
 from cytomend.screening.bubbles import see_bubbles
 from cytomend.screening.focus import see_blur, usual_sharpness
 from cytomend.screening.gaps import deep_inside, see_gaps
@@ -18,7 +19,7 @@ from cytomend.screening.ground import ground_of
 from cytomend.screening.light import Bools, LightReader, Scale
 from cytomend.screening.lines import see_lines
 from cytomend.screening.midline import Midline, find_midline, natural_gaps
-from cytomend.screening.proposals import Fragment, Proposal, fragments, joined
+from cytomend.screening.proposals import Found, Fragment, Proposal, fragments, in_reading_order, joined, settled
 from cytomend.screening.settings import (
     BUBBLE,
     FOLD,
@@ -55,6 +56,8 @@ class Detector:
         What it may propose.
     coarsest_um : float
         It sees nothing on coarser pixels.
+    halo_um : float
+        How far around a tile it looks.
     judge : Judge
         Of the joined areas.
     """
@@ -62,17 +65,18 @@ class Detector:
     kind: str
     classes: tuple[str, ...]
     coarsest_um: float
+    halo_um: float
     judge: judge.Judge
 
 
 DETECTORS: tuple[Detector, ...] = (
-    Detector("gap", (TEAR, MISSING_TISSUE, NATURAL_GAP), 40.0, judge.GAP),
-    Detector("line", (SCRATCH,), 2.5, judge.LINE),
-    Detector("grains", (PRECIPITATE,), 1.5, judge.GRAINS),
-    Detector("blur", (OUT_OF_FOCUS,), 1.5, judge.BLUR),
-    Detector("bubble", (BUBBLE,), 5.0, judge.BUBBLES),
-    Detector("stripe", (STRIPE,), 5.0, judge.STRIPES),
-    Detector("thick", (FOLD, STAIN_DROP), 5.0, judge.THICK),
+    Detector("gap", (TEAR, MISSING_TISSUE, NATURAL_GAP), 40.0, gaps.HALO_UM, judge.GAP),
+    Detector("line", (SCRATCH,), 2.5, ground.HALO_UM, judge.LINE),
+    Detector("grains", (PRECIPITATE,), 1.5, grains.HALO_UM, judge.GRAINS),
+    Detector("blur", (OUT_OF_FOCUS,), 1.5, focus.HALO_UM, judge.BLUR),
+    Detector("bubble", (BUBBLE,), 5.0, bubbles.HALO_UM, judge.BUBBLES),
+    Detector("stripe", (STRIPE,), 5.0, ground.HALO_UM, judge.STRIPES),
+    Detector("thick", (FOLD, STAIN_DROP), 5.0, ground.HALO_UM, judge.THICK),
 )
 
 
@@ -103,13 +107,13 @@ def look(tile: Tile, known: Context, kinds: set[str]) -> Iterator[Seen]:
         otherwise |= bubble.mask
     if not kinds & {"line", "stripe", "thick"}:
         return
-    ground = ground_of(tile, known.inside)
+    local = ground_of(tile, known.inside)
     if "line" in kinds:
-        yield see_lines(tile, ground)
+        yield see_lines(tile, local)
     if "stripe" in kinds:
-        yield from see_stripes(tile, ground)
+        yield from see_stripes(tile, local)
     if "thick" in kinds:
-        yield see_thick(tile, ground, otherwise)
+        yield see_thick(tile, local, otherwise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +150,17 @@ def screen(reader: LightReader, pixel_size_um: float, settings: ScreenSettings) 
     known = _context(reader, scale, survey(reader, scale, tile_px), settings)
     _log_survey(known)
     used, warnings = _choose(settings, pixel_size_um)
-    seen: dict[str, list[Fragment]] = {}
-    boxes = list(tiles(reader.shape, side, tile_px))
+    seen: dict[str, _Seen] = {}
+    boxes = list(tiles(reader.shape, side, tile_px)) if used else []
+    halo_um = max((detector.halo_um for detector in used), default=0.0)
     for number, box in enumerate(boxes, 1):
         if not known.inside[box.y0 // side : box.y1 // side, box.x0 // side : box.x1 // side].any():
             continue
-        tile = Tile(reader, scale, known.survey, box)
+        tile = Tile(reader, scale, known.survey, box, halo_um)
         for part in look(tile, known, {detector.kind for detector in used}):
-            seen.setdefault(part.kind, []).extend(fragments(part, box, scale.factors[part.lattice]))
+            by = next(detector.judge for detector in used if part.kind.startswith(detector.kind))
+            parts = list(fragments(part, box, scale.factors[part.lattice]))
+            seen.setdefault(part.kind, _Seen(by, pixel_size_um)).add(parts, box)
         if number % 100 == 0:
             log.info("tile %d of %d", number, len(boxes))
     proposals = [
@@ -161,7 +168,7 @@ def screen(reader: LightReader, pixel_size_um: float, settings: ScreenSettings) 
         for detector in used
         for kind in sorted(seen)
         if kind.startswith(detector.kind)
-        for one in _judged(detector, seen.pop(kind), settings, reader, scale)
+        for one in _judged(seen.pop(kind), settings, reader)
     ]
     proposals = _explained(proposals)
     order = {name: number for number, name in enumerate(settings.classes)}
@@ -213,15 +220,40 @@ def _explained(proposals: list[Proposal]) -> list[Proposal]:
     ]
 
 
-def _judged(
-    detector: Detector, parts: list[Fragment], settings: ScreenSettings, reader: LightReader, scale: Scale
-) -> Iterator[Proposal]:
+@dataclass(slots=True)
+class _Seen:
+    """What one kind of seeing has found in all tiles so far: areas that are something, and what is not yet whole."""
+
+    by: judge.Judge
+    pixel_size_um: float
+    found: list[Found] = field(default_factory=list)
+    parts: list[Fragment] = field(default_factory=list)
+
+    def add(self, parts: list[Fragment], core: Box) -> None:
+        """Take what was seen in a tile."""
+        found, others = settled(parts, core, near_px=self._near_px)
+        self.found += self._something(found)
+        self.parts += others
+
+    def whole(self) -> list[Found]:
+        """Return all areas that are something."""
+        return in_reading_order([*self.found, *self._something(joined(self.parts, near_px=self._near_px))])
+
+    @property
+    def _near_px(self) -> float:
+        return self.by.near_um / self.pixel_size_um
+
+    def _something(self, found: list[Found]) -> list[Found]:
+        return [one for one in found if self.by.classify(one, self.pixel_size_um)]
+
+
+def _judged(seen: _Seen, settings: ScreenSettings, reader: LightReader) -> Iterator[Proposal]:
     frame = shapely.box(0, 0, reader.shape[1], reader.shape[0])
-    um = scale.pixel_size_um
-    for found in joined(parts, near_px=detector.judge.near_um / um):
-        verdict = detector.judge.classify(found, um)
+    by, um = seen.by, seen.pixel_size_um
+    for found in seen.whole():
+        verdict = by.classify(found, um)
         if verdict is None or verdict.class_name not in settings.classes or verdict.score < settings.min_score:
             continue
-        area = judge.enclosed(found.area, detector.judge.grow_um + settings.grow_um, settings.simplify_um, um, frame)
+        area = judge.enclosed(found.area, by.grow_um + settings.grow_um, settings.simplify_um, um, frame)
         if not area.is_empty:
             yield Proposal(verdict.class_name, verdict.score, area)

@@ -12,9 +12,6 @@ from cytomend.geometry import Box
 from cytomend.screening.light import Bools, Floats, LightReader, Scale, squares
 from cytomend.screening.survey import Survey
 
-HALO_UM = 512.0
-"""How far around a part pixels are read: no detector looks farther."""
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -67,14 +64,15 @@ class Tile:
         Of the whole section.
     core : Box
         The part, in pixels of the scan, along the survey's squares.
+    halo_um : float
+        How far around it pixels are read: no detector looks farther.
     """
 
-    def __init__(self, reader: LightReader, scale: Scale, survey: Survey, core: Box) -> None:
+    def __init__(self, reader: LightReader, scale: Scale, survey: Survey, core: Box, halo_um: float) -> None:
         self.scale = scale
         self.survey = survey
         self.core = core
-        side = survey.square_px
-        self._halo_px = side * -(-round(HALO_UM / scale.pixel_size_um) // side)
+        self._halo_px = self.margin(halo_um, 0) * scale.factors[0]
         self._pixels = reader.read(core.grow(self._halo_px))
 
     def margin(self, halo_um: float, lattice: int) -> int:
