@@ -41,7 +41,7 @@ from cytomend.stages import evaluate_section as evaluate_stage
 from cytomend.stages import mend_trials as stage
 from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate_section
 from cytomend.stages.mend_shard import mend_shard
-from cytomend.stages.mend_trials import TrialSettings, mend_trials
+from cytomend.stages.mend_trials import TrialSettings, mend_trials, place_trials
 from cytomend.stages.plan_section import plan_section
 from cytomend.stages.summarise_brain import summarise_evaluations
 from cytomend.storage.images import open_image
@@ -142,6 +142,24 @@ def test_places_follow_from_name_and_seed_and_not_from_their_number(phantom):
     assert [t.view for t in few] == [t.view for t in many][:3]
     assert all((a.mask == b.mask).all() and a.view == b.view for a, b in zip(many, again, strict=True))
     assert [t.view for t in many] != [t.view for t in other]
+
+
+def test_trials_lie_within_the_outlines_of_tissue_and_off_damage_that_lies_outside(phantom, tmp_path):
+    inside = {"type": "Polygon", "coordinates": [[[200, 40], [400, 40], [400, 400], [200, 400], [200, 40]]]}
+    feature = {"type": "Feature", "geometry": inside, "properties": {"classification": {"name": "Tissue"}}}
+    (tmp_path / "tissue.geojson").write_text(json.dumps(feature))
+    scan = phantom / "section.tif"
+    plan_section(scan, [phantom / "mask.tif", tmp_path / "tissue.geojson"], plan_settings(), tmp_path / "bounded")
+    plan_section(scan, phantom / "mask.tif", plan_settings(), tmp_path / "free")
+    with open_image(scan) as image:
+        bounded, free = (
+            place_trials(image, Plan.read(tmp_path / name), trial_settings(trials=6, artefact_trials=0))
+            for name in ("bounded", "free")
+        )
+    frame = Box(40, 200, 400, 400)
+    assert bounded
+    assert all(view.intersect(frame) == view for trial in bounded for view in (trial.view, trial.other))
+    assert any(trial.view.intersect(frame) != trial.view for trial in free)
 
 
 def test_no_trial_lies_on_glass(tmp_path):

@@ -23,7 +23,7 @@ from cytomend.stages.export import CLASS, export
 from cytomend.stages.plan_section import plan_section
 from cytomend.storage import tiff, tiff_pyramid
 from cytomend.storage.images import open_image
-from cytomend.storage.publish import manifest_of, publish
+from cytomend.storage.publish import locked, manifest_of, publish
 from cytomend.storage.pyramid import Grid, Pyramid, halve_by_maximum, halve_by_mean, multiscales
 
 SHAPE = (701, 1203)
@@ -149,6 +149,18 @@ def test_an_interrupted_export_leaves_nothing(corrected, tmp_path, monkeypatch):
     monkeypatch.setattr(tiff_pyramid, "_tiles", fail)
     assert main(["export", str(store), "--out", str(tmp_path / "out.tif")]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corrected.manifest.json", "corrected.ome.zarr"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_and_only_one_writes_at_a_time(corrected, tmp_path, capsys):
+    store, *_ = corrected()
+    (tmp_path / ".out.tif.4711.tif").write_bytes(b"half")
+    (tmp_path / ".out2.tif.4711.tif").write_bytes(b"of another")
+    with locked(tmp_path / "out.tif"):
+        assert main(["export", str(store), "--out", str(tmp_path / "out.tif")]) == 1
+    assert "another process is writing it" in capsys.readouterr().err
+    assert (tmp_path / ".out.tif.4711.tif").exists()
+    assert main(["export", str(store), "--out", str(tmp_path / "out.tif")]) == 0
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".out2.tif.4711.tif"]
 
 
 def test_an_unfinished_section_is_not_exported(corrected, tmp_path, capsys):

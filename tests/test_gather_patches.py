@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 import yaml
 import zarr
@@ -99,13 +100,16 @@ SETTINGS = {
     "tissue_share": 0.9,
     "grow_px": 3,
     "include_classes": [],
+    "exclude_classes": [],
+    "tissue_classes": ["Tissue"],
     "licence": "CC0",
     "attribution": "nobody",
 }
 
 
 def gathered(scan, out, **changes):
-    gather_patches(*scan, settings_from({**SETTINGS, **changes}), out)
+    image, *annotations = scan
+    gather_patches(image, annotations, settings_from({**SETTINGS, **changes}), out)
     group = zarr.open_group(out, mode="r")
     return np.asarray(group["pixels"]), np.asarray(group["corners"]), dict(group.attrs)
 
@@ -163,6 +167,50 @@ def test_squares_lie_inside_hold_no_masked_pixel_and_overlap_no_sooner_than_need
         assert covered.sum() == len(first) * side**2
 
 
+# Annotations
+
+
+def outlines(path, **classes):
+    """Write boxes (x0, y0, x1, y1) as annotations of classes, as QuPath does."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(shapely.box(*box))),
+            "properties": {"classification": {"name": name}},
+        }
+        for name, box in classes.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def meets(corners, y0, x0, y1, x1, side=48):
+    return [(y, x) for y, x in corners.tolist() if y < y1 and y + side > y0 and x < x1 and x + side > x0]
+
+
+def test_nothing_is_learned_from_what_any_of_several_annotations_says(scan, tmp_path):
+    more = outlines(tmp_path / "more.geojson", Fold=(110, 200, 250, 290))
+    assert meets(gathered(scan, tmp_path / "one.zarr")[1], 200, 110, 290, 250)
+    _, corners, facts = gathered((*scan, more), tmp_path / "both.zarr")
+    assert len(corners) > 3
+    assert not meets(corners, 200, 110, 290, 250)
+    assert not meets(corners, 140, 0, 150, 260)
+    assert len(facts["annotations_blake2b"]) == 2
+    ignored = gathered((*scan, more), tmp_path / "ignored.zarr", exclude_classes=["Fold"])[1]
+    assert meets(ignored, 200, 110, 290, 250)
+
+
+def test_where_tissue_is_outlined_nothing_is_learned_outside_nor_from_damage_that_lies_there(scan, tmp_path):
+    tissue = outlines(tmp_path / "tissue.geojson", Tissue=(100, 0, 260, 130), Tear=(180, 100, 260, 300))
+    corners = gathered((scan[0], tissue), tmp_path / "in.zarr")[1]
+    assert len(corners) > 3
+    assert not meets(corners, 130 - 3, 0, 300, 260)
+    assert not meets(corners, 100 - 3, 180 - 3, 130, 260)
+    free = gathered((scan[0], tissue), tmp_path / "free.zarr", tissue_classes=[], exclude_classes=["Tissue"])[1]
+    assert meets(free, 140, 0, 300, 170)
+    assert not meets(free, 100, 180, 300, 260)
+
+
 # The store
 
 
@@ -171,7 +219,7 @@ def test_the_store_says_what_it_holds(tmp_path):
     for key in ("section", "pixel_size_um", "licence", "attribution", "patch_px", "grow_px"):
         assert facts[key] == SETTINGS[key]
     assert facts["image"] == "deep.tif"
-    assert len(facts["blake2b"]) == len(facts["annotation_blake2b"]) == 64
+    assert [len(name) for name in (facts["blake2b"], *facts["annotations_blake2b"])] == [64, 64]
     assert 0 <= facts["value_range"][0] < 30000 < 60000 < facts["value_range"][1]
     assert damaged_files(tmp_path / "s1.zarr") == []
     assert read_manifest(manifest_of(tmp_path / "s1.zarr"))["patches"] == facts["patches"]
@@ -249,11 +297,11 @@ def test_nothing_but_a_patch_store_is_replaced(scan, tmp_path):
     image.write_bytes(scan[0].read_bytes())
     for out in (image, image.parent, image / "within.zarr", scan[1]):
         with pytest.raises(InputError, match="would overwrite"):
-            gather_patches(image, scan[1], settings_from(SETTINGS), out)
+            gather_patches(image, scan[1:], settings_from(SETTINGS), out)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="expected nothing or a patch store"):
-        gather_patches(image, scan[1], settings_from(SETTINGS), tmp_path / "other")
+        gather_patches(image, scan[1:], settings_from(SETTINGS), tmp_path / "other")
     assert (tmp_path / "other" / "letter.txt").exists()
     assert image.exists()
 
@@ -261,7 +309,7 @@ def test_nothing_but_a_patch_store_is_replaced(scan, tmp_path):
 def test_a_touched_scan_is_not_gathered_again_and_a_changed_one_is(scan, tmp_path):
     image, out = tmp_path / "scan.tif", tmp_path / "s1.zarr"
     image.write_bytes(scan[0].read_bytes())
-    what = (image, scan[1], settings_from(SETTINGS), out)
+    what = (image, scan[1:], settings_from(SETTINGS), out)
     gather_patches(*what)
     (out / "mark").touch()
     os.utime(image, ns=(0, 0))
@@ -322,6 +370,17 @@ def quick_samples(monkeypatch):
     monkeypatch.setattr(train_stage, "draw_samples", lambda _denoiser, _held_out, path: path.write_bytes(b"samples"))
 
 
+def test_a_section_of_several_annotations_is_learned_from_and_a_screened_one_is_not(sheet, tmp_path):
+    (sheet.folder / "other.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    both = f"{sheet.folder / 'left-mask.tif'};{sheet.folder / 'other.geojson'}"
+    section = read_training_file(sheet(first={"annotation": both})).sections["left"]
+    assert section.annotations == (sheet.folder / "left-mask.tif", sheet.folder / "other.geojson")
+    gather_patches(section.image, section.annotations, settings_from(section.gather), tmp_path / "left.zarr")
+    assert PatchStore(tmp_path / "left.zarr").patches > 0
+    with pytest.raises(InputError, match="look at proposals before they are trusted"):
+        read_training_file(sheet(first={"annotation": "auto"}))
+
+
 def test_a_training_file_says_which_sections_are_learned_from(sheet):
     training = read_training_file(sheet())
     sides = {name: section.side for name, section in training.sections.items()}
@@ -351,7 +410,7 @@ def test_training_never_sees_what_is_held_out(sheet, tmp_path):
     training = read_training_file(sheet())
     for section in training.sections.values():
         gather_patches(
-            section.image, section.annotation, settings_from(section.gather), tmp_path / f"{section.section}.zarr"
+            section.image, section.annotations, settings_from(section.gather), tmp_path / f"{section.section}.zarr"
         )
     data = read_data(training, tmp_path)
     sides = [{store.facts["section"] for store in side} for side in (data.sources, data.validation)]
@@ -364,7 +423,7 @@ def test_stores_are_known_by_content_and_a_lost_file_is_missed(sheet, tmp_path, 
     sections = training.sections.values()
     calls = {
         name: [
-            (s.image, s.annotation, settings_from(s.gather), tmp_path / name / f"{s.section}.zarr") for s in sections
+            (s.image, s.annotations, settings_from(s.gather), tmp_path / name / f"{s.section}.zarr") for s in sections
         ]
         for name in ("one", "two")
     }
@@ -424,7 +483,7 @@ def test_stores_of_other_settings_or_none_are_refused(sheet, tmp_path, capsys):
     assert "left.manifest.json: expected the manifest of a finished result" in capsys.readouterr().err
     for section in training.sections.values():
         gather = settings_from({**section.gather, "patch_px": 40})
-        gather_patches(section.image, section.annotation, gather, tmp_path / f"{section.section}.zarr")
+        gather_patches(section.image, section.annotations, gather, tmp_path / f"{section.section}.zarr")
     assert main(words) == 2
     assert "patch_px is 40, expected 48; gather the patches of section" in capsys.readouterr().err
 
@@ -439,7 +498,7 @@ def test_nothing_is_learned_from_a_mended_section(scan, tmp_path):
         {"ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}, "cytomend": {}}
     )
     with pytest.raises(InputError, match="nothing is learned from synthetic pixels"):
-        gather_patches(tmp_path / "mended.ome.zarr", scan[1], settings_from(SETTINGS), tmp_path / "s1.zarr")
+        gather_patches(tmp_path / "mended.ome.zarr", scan[1:], settings_from(SETTINGS), tmp_path / "s1.zarr")
     assert not (tmp_path / "s1.zarr").exists()
 
 

@@ -421,9 +421,19 @@ def training_image(wildcards):
     return ancient(str(TRAINING_SECTIONS[wildcards.section].image))
 
 
-def training_annotation(wildcards):
-    """Its artefact mask; its content is a param too."""
-    return ancient(str(TRAINING_SECTIONS[wildcards.section].annotation))
+def training_annotations(wildcards):
+    """Its artefact masks; their content is a param too."""
+    return [
+        ancient(str(path)) for path in TRAINING_SECTIONS[wildcards.section].annotations
+    ]
+
+
+def training_annotation_options(wildcards):
+    """The same for the command."""
+    return [
+        f"--annotation={path}"
+        for path in TRAINING_SECTIONS[wildcards.section].annotations
+    ]
 
 
 def training_image_content(wildcards):
@@ -432,8 +442,9 @@ def training_image_content(wildcards):
 
 
 def training_annotation_content(wildcards):
-    """Content hash of the artefact mask."""
-    return TRAINING_CONTENT[TRAINING_SECTIONS[wildcards.section].annotation]
+    """Content hashes of the artefact masks, as one string."""
+    annotations = TRAINING_SECTIONS[wildcards.section].annotations
+    return " ".join(TRAINING_CONTENT[path] for path in annotations)
 
 
 def gather_settings(wildcards):

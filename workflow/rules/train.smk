@@ -10,7 +10,7 @@ rule gather_patches:
     """Gather patches of intact tissue of a section, for training."""
     input:
         image=training_image,
-        annotation=training_annotation,
+        annotations=training_annotations,
     output:
         manifest="results/training/{model}/patches/{section}.manifest.json",
         store=directory("results/training/{model}/patches/{section}.zarr"),
@@ -29,11 +29,12 @@ rule gather_patches:
         runtime=120,
     params:
         image=training_image_content,
-        annotation=training_annotation_content,
+        annotations=training_annotation_options,
+        annotation_content=training_annotation_content,
         settings=gather_settings,
         code=fingerprint("cytomend.stages.gather_patches"),
     shell:
-        "python -m cytomend gather-patches --image={input.image:q} --annotation={input.annotation:q}"
+        "python -m cytomend gather-patches --image={input.image:q} {params.annotations:q}"
         " --settings {params.settings:q} --source {params.image} --out {output.store:q} &> {log:q}"
 
 

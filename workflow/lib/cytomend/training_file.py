@@ -22,7 +22,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.places import model_file
 from cytomend.settings import Record, one_line, read_yaml, schema
-from cytomend.sheet import annotations_of, check_pixel_size, checked_rows, classes_of, value_range
+from cytomend.sheet import CLASSES, annotations_of, check_pixel_size, checked_rows, classes_of, value_range
 
 SIDES = ("sources", "validation")
 FILES = {"image", "annotation", "sheet"}
@@ -36,7 +36,7 @@ class TrainingSection:
 
     section: str
     image: Path
-    annotation: Path
+    annotations: tuple[Path, ...]
     side: str
     source: int
     weight: float
@@ -65,7 +65,7 @@ class TrainingFile:
     def all_files(self) -> list[Path]:
         """Return these, and the scans and annotations of all sections of sheets."""
         sections = self.sections.values()
-        return [*self.files(), *(path for section in sections for path in (section.image, section.annotation))]
+        return [*self.files(), *(path for section in sections for path in (section.image, *section.annotations))]
 
     def key(self, content: dict[Path, str], gather_code: str) -> str:
         """Return a hash of all that reaches the model: settings, the split, and all files by their content.
@@ -83,7 +83,7 @@ class TrainingFile:
             for side in SIDES
         }
         gathered = {
-            name: [s.side, s.source, s.weight, s.gather, content[s.image], content[s.annotation]]
+            name: [s.side, s.source, s.weight, s.gather, content[s.image], *(content[path] for path in s.annotations)]
             for name, s in self.sections.items()
         }
         start = [content[path] for path in self.files()[-1:] if "start_from" in self.settings]
@@ -258,7 +258,7 @@ def _sections(path: Path, settings: Record, number: int) -> list[TrainingSection
         TrainingSection(
             section=row["section"],
             image=Path(row["image"]),
-            annotation=_annotation(row, where),
+            annotations=_annotations(row, where),
             side=SIDES[row["section"] in apart],
             source=number,
             weight=float(source["weight"]),
@@ -279,16 +279,16 @@ def _gather(row: Record, source: Record, settings: Record, where: str) -> Record
         **{key: source[key] for key in ("patch_px", "patches_per_section", "licence", "attribution")},
         "tissue_share": float(source["tissue_share"]),
         "grow_px": source["grow_px"] if row["grow_px"] is None else row["grow_px"],
-        "include_classes": classes_of(row, "include_classes", source["include_classes"]),
+        **{name: classes_of(row, name, source[name]) for name in CLASSES},
     }
 
 
-def _annotation(row: Record, where: str) -> Path:
-    """Return the one annotation of a row: what is learned must be known to be intact."""
+def _annotations(row: Record, where: str) -> tuple[Path, ...]:
+    """Return the annotations of a row: what is learned must be known to be intact."""
     annotations = annotations_of(row, where)
-    if len(annotations) != 1:
+    if not annotations:
         raise InputError(
-            f"{where}: annotation is {row['annotation']!r}, expected one file to learn from the tissue outside of it;"
-            " unite several in QuPath, and look at proposals before they are trusted"
+            f"{where}: annotation is {row['annotation']!r}, expected files, to learn from the tissue outside of them;"
+            " look at proposals before they are trusted"
         )
-    return annotations[0]
+    return annotations

@@ -16,7 +16,7 @@ from cytomend.regions.classes import TISSUE_CLASSES, Classes
 from cytomend.regions.geojson import GZIP_MAGIC, Feature, read_features
 from cytomend.regions.image_mask import read_image_mask
 from cytomend.regions.imagej_roi import is_imagej_roi, read_rois
-from cytomend.regions.polygon_mask import polygon_mask
+from cytomend.regions.polygon_mask import PolygonMask, polygon_mask
 from cytomend.storage.images import is_image
 from cytomend.storage.raster import require_inside
 
@@ -88,18 +88,9 @@ def open_mask(
         An annotation cannot be used, or does not belong to this section.
     """
     paths = [annotations] if isinstance(annotations, Path) else list(annotations)
-    classes, warnings = Classes(include_classes, exclude_classes, tissue_classes), list[str]()
-    images = [path for path in paths if is_image(path)]
-    outlined = [(path, feature) for path in paths if path not in images for feature in _features(path, warnings)]
-    masks: list[ArtefactMask] = []
-    if len(images) < len(paths):
-        masks.append(damage := polygon_mask(classes.damage(outlined, warnings), shape, warnings))
-    for path in images:
-        ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
-        masks.append(read_image_mask(path, shape, [] if include_classes is None else [ignored]))
-    outlines = polygon_mask(classes.outlines(outlined), shape, warnings)
-    mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
-    if not len(outlines):
+    classes = Classes(include_classes, exclude_classes, tissue_classes)
+    mask, damage, outlines = _opened(paths, shape, classes)
+    if damage is None or outlines is None:
         return mask
     tissue = outlines.filled()
     if outside := damage.mostly_outside(tissue):
@@ -108,6 +99,43 @@ def open_mask(
             f" tissue (class {', '.join(tissue_classes)}); what lies there is left as scanned"
         )
     return WithinTissue(mask, tissue)
+
+
+def open_unlearned(
+    annotations: Path | Sequence[Path],
+    shape: tuple[int, int],
+    *,
+    include_classes: Sequence[str] | None = None,
+    exclude_classes: Sequence[str] = (),
+    tissue_classes: Sequence[str] = TISSUE_CLASSES,
+) -> ArtefactMask:
+    """Open the annotations of a section as what is not to be learned from.
+
+    That is damage wherever it lies, and where tissue is outlined, all that lies outside: pen marks, glass, the tissue
+    of another section. Parameters and errors are those of `open_mask`.
+    """
+    paths = [annotations] if isinstance(annotations, Path) else list(annotations)
+    mask, _, outlines = _opened(paths, shape, Classes(include_classes, exclude_classes, tissue_classes))
+    return mask if outlines is None else OutsideTissueToo(mask, outlines.filled(), mask.warnings)
+
+
+def _opened(
+    paths: Sequence[Path], shape: tuple[int, int], classes: Classes
+) -> tuple[ArtefactMask, PolygonMask | None, PolygonMask | None]:
+    """Return all damage, and of it what is outlined, and the outlines of tissue; None where there is nothing."""
+    warnings = list[str]()
+    images = [path for path in paths if is_image(path)]
+    outlined = [(path, feature) for path in paths if path not in images for feature in _features(path, warnings)]
+    masks: list[ArtefactMask] = []
+    damage = None
+    if len(images) < len(paths):
+        masks.append(damage := polygon_mask(classes.damage(outlined, warnings), shape, warnings))
+    for path in images:
+        ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
+        masks.append(read_image_mask(path, shape, [] if classes.include is None else [ignored]))
+    outlines = polygon_mask(classes.outlines(outlined), shape, warnings)
+    mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
+    return mask, damage, outlines if len(outlines) else None
 
 
 def _features(path: Path, warnings: list[str]) -> list[Feature]:
@@ -148,9 +176,9 @@ class WithinTissue:
     Holes of the outlines count as inside, since tissue that was found by its darkness has one at every tear.
     """
 
-    def __init__(self, mask: ArtefactMask, tissue: Masked) -> None:
-        self.shape, self.warnings = mask.shape, mask.warnings
-        self._mask, self._tissue = mask, tissue
+    def __init__(self, mask: ArtefactMask, tissue: PolygonMask) -> None:
+        self.shape, self.warnings, self.tissue = mask.shape, mask.warnings, tissue
+        self._mask = mask
 
     def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
         """Yield the tiles that may be within a margin of damage, row by row."""
@@ -159,7 +187,23 @@ class WithinTissue:
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Return the mask of a box, (h, w)."""
         damaged = self._mask.read(box)
-        return damaged & self._tissue.read(box) if damaged.any() else damaged
+        return damaged & self.tissue.read(box) if damaged.any() else damaged
+
+
+class OutsideTissueToo:
+    """A mask, and all that lies outside of the outlines of tissue: what is no intact tissue."""
+
+    def __init__(self, mask: Masked, tissue: Masked, warnings: list[str]) -> None:
+        self.shape, self.warnings = mask.shape, warnings
+        self._mask, self._tissue = mask, tissue
+
+    def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:  # noqa: ARG002 - as the others
+        """Yield all tiles, row by row."""
+        return Box(0, 0, *self.shape).tiles(tile_px)
+
+    def read(self, box: Box) -> NDArray[np.bool_]:
+        """Return the mask of a box, (h, w)."""
+        return self._mask.read(box) | ~self._tissue.read(box)
 
 
 class GrownMask:

@@ -10,15 +10,21 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import shapely
 import zarr
 from numpy.typing import NDArray
+from shapely.geometry import MultiPolygon
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.regions.annotation import Masked, OutsideTissueToo
 from cytomend.regions.find import Region
 from cytomend.regions.lattice import Lattice
+from cytomend.regions.polygon_mask import PolygonMask
 from cytomend.storage.publish import manifest_of
 from cytomend.values import ValueRange
+
+TISSUE = "tissue.wkb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +175,26 @@ class Plan:
     """A plan read back from its folder.
 
     ``labels`` (H, W) uint32 holds the numbers of all regions, read lazily: also of those that are left as scanned,
-    whose pixels are artefacts still and tell their neighbours nothing. Only `mended` leaves them out.
+    whose pixels are artefacts still and tell their neighbours nothing. Only `mended` leaves them out. ``tissue`` is
+    where the annotation says that tissue lies, in px, or None where it says nothing.
     """
 
     facts: SectionFacts
     regions: pd.DataFrame
     windows: pd.DataFrame
     labels: zarr.Array[Any]
+    tissue: MultiPolygon | None = None
 
     @property
     def mask(self) -> PlannedMask:
         """The grown mask."""
         return PlannedMask(self.facts.shape, self.labels)
+
+    def not_intact(self) -> Masked:
+        """Return the grown mask, with all that lies outside of the outlines of tissue, where there are any."""
+        if self.tissue is None:
+            return self.mask
+        return OutsideTissueToo(self.mask, PolygonMask([self.tissue], self.facts.shape, []), [])
 
     def mended(self, box: Box) -> NDArray[np.uint32]:
         """Return the region number of each pixel that is mended, 0 elsewhere, of a box inside the section, (h, w)."""
@@ -204,6 +218,7 @@ class Plan:
                 pd.read_parquet(folder / "regions.parquet"),
                 pd.read_parquet(folder / "windows.parquet"),
                 zarr.open_array(folder / "labels.zarr", mode="r"),
+                _tissue(folder / TISSUE),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
@@ -211,7 +226,18 @@ class Plan:
             ) from error
 
     def write_facts(self, folder: Path) -> None:
-        """Write facts and tables (the labels are there already)."""
+        """Write facts, tables and tissue (the labels are there already)."""
+        if self.tissue is not None:
+            (folder / TISSUE).write_bytes(shapely.to_wkb(self.tissue))
         (folder / "section.json").write_text(json.dumps(asdict(self.facts), indent=1) + "\n", encoding="utf-8")
         self.regions.to_parquet(folder / "regions.parquet", index=False)
         self.windows.to_parquet(folder / "windows.parquet", index=False)
+
+
+def _tissue(path: Path) -> MultiPolygon | None:
+    if not path.exists():
+        return None
+    area = shapely.from_wkb(path.read_bytes())
+    if not isinstance(area, MultiPolygon):
+        raise TypeError(f"{path.name} holds no areas")
+    return area

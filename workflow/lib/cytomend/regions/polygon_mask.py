@@ -39,6 +39,12 @@ class PolygonMask:
         self._bounds = [_pixel_bounds(area).clip(shape) for area in areas]
         self._edges = [_Edges(area) for area in areas]
 
+    @property
+    def area(self) -> MultiPolygon:
+        """All of it as one, in pixels."""
+        whole = shapely.get_parts(shapely.union_all(self._areas))
+        return MultiPolygon([part for part in whole if isinstance(part, shapely.Polygon)])
+
     def __len__(self) -> int:
         """Return the number of polygons."""
         return len(self._areas)

@@ -201,7 +201,7 @@ class Evaluation:
         self.settings = settings
         self.segmenters, self.classifier, self.fillers = open_parts(settings)
         self.known = _known_cells(cells, plan.facts)
-        self.stain = section_stain(image, plan.mask, plan.facts.value_range, settings.stain)
+        self.stain = section_stain(image, plan.not_intact(), plan.facts.value_range, settings.stain)
         log.info("section %s: stain %s", plan.facts.section, self.stain.record())
 
     def run(self, threads: int, work: Path) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import re
 from collections import defaultdict
@@ -26,7 +27,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.progress import Progress
 from cytomend.storage.omezarr import attributes_of
-from cytomend.storage.publish import add_key_arguments, refuse_over, require_intact, require_key, write_whole
+from cytomend.storage.publish import add_key_arguments, locked, refuse_over, require_intact, require_key, write_whole
 from cytomend.storage.tiff_pyramid import Kind, is_mended_tiff, write_tiff_pyramid
 
 TILE_PX = 2048
@@ -53,7 +54,9 @@ def export(corrected: Path, out: Path, outlines: Path, kind: Kind) -> Path:
     pixel_size_um = float(image["datasets"][0]["coordinateTransformations"][0]["scale"][-1])
     says = {"synthetic": f"pixels inside the outlines of {outlines.name} are synthetic, drawn by a model", **told}
     pixels = sum(level.shape[-2] * level.shape[-1] for level in levels)
-    with Progress(f"export {corrected}", pixels, "pixel") as progress:
+    with locked(out), Progress(f"export {corrected}", pixels, "pixel") as progress:
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*{out.suffix}"):  # gigabytes, by one that was killed
+            left.unlink()
         write_whole(out, lambda path: write_tiff_pyramid(path, levels, pixel_size_um, kind, says, progress.update))
     labels: zarr.Array[Any] = group["labels/mended/0"]  # type: ignore[assignment]
     features = [_feature(number, area) for number, area in sorted(region_outlines(labels).items())]

@@ -2,11 +2,13 @@
 
 Reads the scan lazily and its annotation, and writes one patch store (`cytomend.storage.patches`): Zarr v3, sharded,
 dimensions (patch, c, y, x), in the scanner's dtype. Attributes: ``section``, ``image`` (name) and ``blake2b`` (content)
-of the scan, ``annotation_blake2b``, ``pixel_size_um``, ``value_range``, ``licence``, ``attribution``, and the settings.
+of the scan, ``annotations_blake2b``, ``pixel_size_um``, ``value_range``, ``licence``, ``attribution``, and the
+settings.
 
 A square is taken if
 
-1. it lies wholly inside the scan and holds no pixel of the artefact mask, which is grown by ``grow_px`` as for mending;
+1. it lies wholly inside the scan, and inside the outlines of tissue where there are any, and holds no pixel of the
+   artefact mask; both with a margin of ``grow_px``;
 2. at least ``tissue_share`` of it shows tissue and no empty glass (`cytomend.regions.tissue`).
 
 Squares are tried in an order that follows from the section's name (`cytomend.regions.intact.intact_squares`) until
@@ -20,7 +22,7 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -28,7 +30,7 @@ from pathlib import Path
 from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
-from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
+from cytomend.regions.annotation import ArtefactMask, GrownMask, open_unlearned
 from cytomend.regions.intact import intact_squares
 from cytomend.regions.tissue import tissue_share
 from cytomend.regions.value_range import value_range
@@ -57,18 +59,20 @@ class GatherSettings:
     tissue_share: float
     grow_px: int
     include_classes: list[str]
+    exclude_classes: list[str]
+    tissue_classes: list[str]
     licence: str
     attribution: str
 
 
 def gather_patches(
-    image_path: Path, annotation: Path, settings: GatherSettings, out: Path, content: str | None = None
+    image_path: Path, annotations: Sequence[Path], settings: GatherSettings, out: Path, content: str | None = None
 ) -> Path:
     """Write the patch store of a section and return its manifest; one made from the very same is left as it is.
 
     Parameters
     ----------
-    image_path, annotation : scan and artefact mask
+    image_path, annotations : scan and artefact masks, which are united
     settings : which patches
     out : the store, ``NAME.zarr``
     content : content hash of the scan, if it is known already
@@ -79,19 +83,18 @@ def gather_patches(
         If image, annotation and settings do not fit each other, the scan is a mended one, or what stands at ``out`` is
         no patch store.
     """
-    _check_place(image_path, annotation, out)
-    seen = _seen(image_path, annotation, settings)
-    if is_gathered(image_path, annotation, settings, out):
+    _check_place([image_path, *annotations], out)
+    seen = _seen(image_path, annotations, settings)
+    if is_gathered(image_path, annotations, settings, out):
         return manifest_of(out)
     with open_image(image_path) as image:
         _check_fit(image, settings)
-        contents = [content or image_identity(image_path), image_identity(annotation)]
+        contents = [content or image_identity(image_path), *map(image_identity, annotations)]
         made_from = _hash(asdict(settings), *contents, fingerprint(CODE))
         if _says(out, "made_from", made_from):  # touched or copied, but the same
             return amend_manifest(manifest_of(out), {"seen": seen})
         with one_writer(out) as work:
-            classes = settings.include_classes or None
-            mask = GrownMask(open_mask(annotation, image.shape, include_classes=classes), settings.grow_px)
+            mask = GrownMask(_unlearned(annotations, image, settings), settings.grow_px)
             for warning in mask.warnings:
                 log.warning("section %s: %s", settings.section, warning)
             low_high = settings.value_range or value_range(image, mask)
@@ -99,7 +102,7 @@ def gather_patches(
                 **asdict(settings),
                 "image": image_path.name,
                 "blake2b": contents[0],
-                "annotation_blake2b": contents[1],
+                "annotations_blake2b": contents[1:],
                 "value_range": list(low_high),
                 "cytomend": __version__,
             }
@@ -124,9 +127,19 @@ def gather_patches(
             )
 
 
-def is_gathered(image_path: Path, annotation: Path, settings: GatherSettings, out: Path) -> bool:
+def _unlearned(annotations: Sequence[Path], image: SectionImage, settings: GatherSettings) -> ArtefactMask:
+    return open_unlearned(
+        annotations,
+        image.shape,
+        include_classes=settings.include_classes or None,
+        exclude_classes=settings.exclude_classes,
+        tissue_classes=settings.tissue_classes,
+    )
+
+
+def is_gathered(image_path: Path, annotations: Sequence[Path], settings: GatherSettings, out: Path) -> bool:
     """Whether the store is there with all its files, made from just these by their size and time."""
-    return _says(out, "seen", _seen(image_path, annotation, settings))
+    return _says(out, "seen", _seen(image_path, annotations, settings))
 
 
 def _says(out: Path, key: str, value: str) -> bool:
@@ -139,9 +152,9 @@ def _says(out: Path, key: str, value: str) -> bool:
     )
 
 
-def _check_place(image_path: Path, annotation: Path, out: Path) -> None:
+def _check_place(inputs: Sequence[Path], out: Path) -> None:
     """Refuse to replace what is no patch store of ours."""
-    for given in (image_path.resolve(), annotation.resolve()):
+    for given in (path.resolve() for path in inputs):
         for place in (out.resolve(), manifest_of(out).resolve()):
             if given.is_relative_to(place) or place.is_relative_to(given):
                 raise InputError(f"{out}: would overwrite {given}, which is to be read; give another --out")
@@ -175,9 +188,9 @@ def _check_fit(image: SectionImage, settings: GatherSettings) -> None:
         )
 
 
-def _seen(image_path: Path, annotation: Path, settings: GatherSettings) -> str:
+def _seen(image_path: Path, annotations: Sequence[Path], settings: GatherSettings) -> str:
     """Return the identity of all that the store is made from; files count by size and time, so none is read."""
-    return _hash(asdict(settings), stamp(image_path), stamp(annotation), fingerprint(CODE))
+    return _hash(asdict(settings), stamp(image_path), *map(stamp, annotations), fingerprint(CODE))
 
 
 def _hash(*parts: object) -> str:
@@ -194,7 +207,13 @@ def settings_from(record: dict[str, object]) -> GatherSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--image", type=Path, required=True, help="scan of the section")
-    parser.add_argument("--annotation", type=Path, required=True, help="artefacts: GeoJSON or mask image")
+    parser.add_argument(
+        "--annotation",
+        type=Path,
+        action="append",
+        required=True,
+        help="artefacts: GeoJSON, ImageJ outlines or mask image; may be repeated",
+    )
     entries = ", ".join(field.name for field in fields(GatherSettings))
     parser.add_argument("--settings", required=True, help=f"JSON object with {entries}")
     parser.add_argument("--source", help="content hash of the scan (default: the scan is read and hashed)")

@@ -143,7 +143,13 @@ def place_trials(image: SectionImage, plan: Plan, settings: TrialSettings) -> li
         "seed": settings.seed,
     }
     intact = place_intact(
-        image, plan.mask, facts.value_range, count=settings.trials, name=facts.section, offset=settings.offset, **size
+        image,
+        plan.not_intact(),
+        facts.value_range,
+        count=settings.trials,
+        name=facts.section,
+        offset=settings.offset,
+        **size,
     )
     if len(intact) < settings.trials:
         log.warning(

@@ -8,6 +8,7 @@ Reads the annotation, and the image once through for its hash, and writes into t
 | ``regions.parquet`` | one row a region, see below |
 | ``windows.parquet`` | one row a window of a region: ``region``, and ``row``, ``column`` on the section's lattice |
 | ``labels.zarr`` | (y, x) uint32, the region number of each pixel of the grown mask, 0 elsewhere |
+| ``tissue.wkb`` | where the annotation outlines tissue, holes filled: a MultiPolygon in px, x before y; else absent |
 
 Columns of ``regions.parquet``: ``region`` number, ``shard``, box ``y0_px x0_px y1_px x1_px`` (half open), centre
 ``y_um x_um``, ``area_px``, ``area_um2``, ``windows`` (count), ``touches_border`` (of the section), ``draw`` (how often
@@ -36,7 +37,7 @@ from zarr.codecs import ZstdCodec
 
 from cytomend.errors import InputError
 from cytomend.needs import Needs
-from cytomend.regions.annotation import ArtefactMask, GrownMask, open_mask
+from cytomend.regions.annotation import ArtefactMask, GrownMask, WithinTissue, open_mask
 from cytomend.regions.classes import TISSUE_CLASSES
 from cytomend.regions.decided import Decided, apply_decisions
 from cytomend.regions.find import TILE_PX, find_regions
@@ -112,7 +113,8 @@ def plan_section(
         annotation = ", ".join(map(str, paths))
         read = {"image": image_path, **annotation_roles(paths)}
         sources = {role: read_source(path, editions.get(role)) for role, path in read.items()}
-        mask = GrownMask(_declared(paths, image.shape, settings), settings.grow_px)
+        declared = _declared(paths, image.shape, settings)
+        mask = GrownMask(declared, settings.grow_px)
         log.info(
             "section %s: %s px, %d channels, %s; annotation %s",
             settings.section,
@@ -168,7 +170,8 @@ def plan_section(
             ),
             left=left,
         )
-        plan = Plan(facts, *tables(applied.mended, facts, applied.draws), labels)
+        tissue = declared.tissue.area if isinstance(declared, WithinTissue) else None
+        plan = Plan(facts, *tables(applied.mended, facts, applied.draws), labels, tissue)
         plan.write_facts(work)
         for warning in facts.warnings:
             log.warning("section %s: %s", settings.section, warning)

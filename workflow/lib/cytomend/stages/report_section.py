@@ -142,7 +142,7 @@ def report_section(
     with open_image(image_path) as image:
         # What the plan says of the scan comes first; opening it again may repeat some of it.
         warnings = tuple(dict.fromkeys((*facts.warnings, *image.warnings, *said.warnings)))
-        stain = section_stain(image, plan.mask, facts.value_range, settings.stain)
+        stain = section_stain(image, plan.not_intact(), facts.value_range, settings.stain)
         reviewed = _most_urgent_first(list(_reviews(regions, image, mended, plan, stain, settings)))
         shown = [one.region for one in reviewed][: settings.pictures]
         with one_writer(out.parent / IMAGES) as work:

@@ -122,7 +122,7 @@ def _workers(processes: Processes, asked: int | None) -> int:
 def gather_all(training: TrainingFile, folder: Path, *, leads: bool) -> None:
     """Gather the patches of all sections of sheets, one after the other; processes that do not lead wait for them."""
     for section in training.sections.values():
-        what = (section.image, section.annotation, settings_from(section.gather), store_of(folder, section))
+        what = (section.image, section.annotations, settings_from(section.gather), store_of(folder, section))
         if leads:
             gather_patches(*what)
         while not is_gathered(*what):  # torchrun ends us if the leading process fails
