@@ -13,6 +13,7 @@ import pandas as pd
 import shapely
 import zarr
 from numpy.typing import NDArray
+from shapely.errors import ShapelyError
 from shapely.geometry import MultiPolygon
 
 from cytomend.errors import InputError
@@ -220,7 +221,7 @@ class Plan:
                 zarr.open_array(folder / "labels.zarr", mode="r"),
                 _tissue(folder / TISSUE),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ShapelyError) as error:
             raise InputError(
                 f"{folder}: not a whole plan ({error}); delete {manifest_of(folder)} and run again"
             ) from error
