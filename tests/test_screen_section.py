@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from cytomend.cli import main
@@ -21,9 +23,10 @@ from cytomend.regions.annotation import open_mask
 from cytomend.screening.focus import CELLS, FINE, LATTICE, WINDOW_UM, energies, sharpness
 from cytomend.screening.light import LightReader, Scale, squares, to_light
 from cytomend.screening.midline import find_midline
-from cytomend.screening.proposals import outlined
+from cytomend.screening.proposals import fragments, in_reading_order, joined, outlined, settled
 from cytomend.screening.screen import screen
 from cytomend.screening.settings import ARTEFACTS, COLOURS, ScreenSettings
+from cytomend.screening.tiles import Seen
 from cytomend.stages.screen_section import screen_section
 from cytomend.storage.images import open_image
 
@@ -110,6 +113,26 @@ def test_the_file_is_one_of_qupath_and_of_our_own_reader(screened):
 def test_the_result_does_not_know_the_tiles(screened, tmp_path, tile_um):
     run(screened / "section.tif", tmp_path / "other.geojson", {"tile_um": tile_um})
     assert (tmp_path / "other.geojson").read_bytes() == (screened / "proposals.geojson").read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.sampled_from([8, 12, 24]), st.sampled_from([0.0, 0.7, 1.5, 4])
+)
+def test_what_is_settled_within_tiles_is_what_the_whole_gives(seed, share, tile, near_px):
+    chance = np.random.default_rng(seed)
+    mask, evidence = chance.random((24, 48)) < share, chance.random((24, 48)).astype(np.float32) * 3
+    seen = Seen("gap", 0, mask, evidence, evidence > 2, evidence < 1)
+    whole = joined(list(fragments(seen, Box(0, 0, 24, 48), 1)), near_px=near_px)
+    found, rest = [], []
+    for core in Box(0, 0, 24, 48).tiles(tile):
+        part = Seen("gap", 0, *(values[core.slices] for values in (mask, evidence, evidence > 2, evidence < 1)))
+        own, others = settled(list(fragments(part, core, 1)), core, near_px=near_px)
+        found += own
+        rest += others
+    together = in_reading_order([*found, *joined(rest, near_px=near_px)])
+    assert together == in_reading_order(whole)
+    assert sum(one.area.area for one in together) == mask.sum()
 
 
 def test_grey_and_colour_and_sixteen_bit_agree(phantom, screened, tmp_path):
