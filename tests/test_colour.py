@@ -237,6 +237,8 @@ def test_an_rgb_section_goes_through_the_workflow(tmp_path, visit):
     store = zarr.open_group(results / "corrected.ome.zarr", mode="r")
     corrected, label = store["0"][...], store["labels/mended/0"][...]
     assert corrected.shape == (3, 150, 420)
+    assert store["0"].shards == (3, 64, 64)  # of the 128 px that grey ones have: no more bytes in memory
+    assert store["labels/mended/0"].shards == (128, 128)
     assert np.array_equal(corrected[:, label == 0], scan[:, label == 0])
     assert (corrected[:, label > 0] != scan[:, label > 0]).mean() > 0.5
     facts = json.loads((results / "evaluation" / "evaluation.json").read_text())

@@ -170,7 +170,8 @@ def blend_section(
         counted, numbers = _Corrected(image, plan, cells), _Labels(plan, cells)
         labels = group.create_group("labels/mended")
         channels = facts.channels if facts.channels > 1 else None
-        pixels = Pyramid.create(group, channels, facts.shape, dtype, grid, halve_by_mean)
+        wide = grid.of_pixels(facts.channels * dtype.itemsize)
+        pixels = Pyramid.create(group, channels, facts.shape, dtype, wide, halve_by_mean)
         regions = Pyramid.create(labels, None, facts.shape, np.dtype("uint32"), grid.sparse, halve_by_maximum)
         with ThreadPoolExecutor(1) as beside:
             labelled = beside.submit(regions.fill, numbers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import isqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,18 @@ class Grid:
 
     chunk_px: int
     shard_px: int
+
+    def of_pixels(self, pixel_bytes: int) -> Grid:
+        """Return the grid for pixels of so many bytes, all channels together.
+
+        A shard holds at most twice as many bytes as ``shard_px`` squared, so that writing colour or 16 bit takes no
+        more memory than writing grey of 8.
+
+        >>> [Grid(512, 2048).of_pixels(count).shard_px for count in (1, 2, 3, 6)]
+        [2048, 2048, 1536, 1024]
+        """
+        side = isqrt(2 * self.shard_px**2 // pixel_bytes) // self.chunk_px * self.chunk_px
+        return Grid(self.chunk_px, max(min(side, self.shard_px), self.chunk_px))
 
     @property
     def sparse(self) -> Grid:
