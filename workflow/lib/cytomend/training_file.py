@@ -250,8 +250,9 @@ def _sections(path: Path, settings: Record, number: int) -> list[TrainingSection
     rows = list(checked_rows(sheet))
     if len(rows) < (2 if source["validation_share"] > 0 else 1):
         raise InputError(
-            f"{sheet}: {len(rows)} section(s) in it, expected at least two, one to learn from and one to hold out; for"
-            f" a single scan give `image` and `box` in {path} instead"
+            f"{sheet}: {len(rows)} section(s) in it, expected at least two, one to learn from and one to hold out;"
+            f" with `validation_share: 0` in {path} all are learned from, and what is held out is named under"
+            " `validation`"
         )
     apart = held_out((row["section"] for _, row in rows), source["validation_share"])
     return [

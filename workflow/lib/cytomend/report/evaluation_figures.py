@@ -664,7 +664,7 @@ def caption_errors(rows: pd.DataFrame, looks: Mapping[str, Look], segmenter: str
     if rows.empty:
         return "Errors of cell statistics were not measured."
     against = "known cells" if (rows["reference"] == "truth").any() else "the same segmenter's view of the original"
-    where = "under real artefacts" if (rows["kind"] == "artefact").any() else "on intact tissue"
+    where = "under known artefacts" if (rows["kind"] == "artefact").any() else "on intact tissue"
     text = (
         f"Median relative error of a trial {where} against {against} (segmenter: {plain(segmenter)}), lower is better,"
         " with 95 % bootstrap intervals; errors inside or below the grey band are no larger than those of the floor,"

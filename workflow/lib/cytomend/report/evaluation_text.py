@@ -44,7 +44,7 @@ def summary_text(summary: pd.DataFrame, classes: pd.DataFrame, colours: pd.DataF
 
 
 def _heading(kind: str, reference: str) -> str:
-    where = {"intact": "On intact tissue", "artefact": "Under real artefacts"}.get(kind, kind)
+    where = {"intact": "On intact tissue", "artefact": "Under known artefacts"}.get(kind, kind)
     return f"{where}, against " + ("known cells" if reference == "truth" else "the original")
 
 

@@ -29,7 +29,7 @@ UNCERTAIN = 1.5
 NORMAL_MAD = 1.4826
 """Standard deviation of a normal law over its median absolute deviation."""
 
-GRAVE = frozenset({"seam", "smooth", "rough", "dark", "bright", "few", "many", "small", "large"})
+GRAVE = frozenset({"seam", "smooth", "rough", "pale", "harsh", "dark", "bright", "few", "many", "small", "large"})
 """Flags that say that the filling differs from its surroundings; the others say why it may."""
 
 
@@ -188,17 +188,18 @@ def _greys(numbers: Numbers) -> Iterator[Flag]:
 def _texture(numbers: Numbers, found: dict[str, Difference]) -> Iterator[Flag]:
     """Yield whether greys vary too little or too much: from pixel to pixel, or over the region."""
     grain, spread = found.get("grain"), found.get("spread")
-    for name, side in (("smooth", "is_below"), ("rough", "is_above")):
+    for fine, wide, much, side in (("smooth", "pale", "little", "is_below"), ("rough", "harsh", "much", "is_above")):
         if grain and getattr(grain, side):
             yield Flag(
-                name,
-                f"Too {name}: neighbouring pixels inside differ {numbers.grain:.2g} times as much as in the tissue"
+                fine,
+                f"Too {fine}: neighbouring pixels inside differ {numbers.grain:.2g} times as much as in the tissue"
                 " around it.",
             )
         elif spread and getattr(spread, side):
             yield Flag(
-                name,
-                f"Too {name}: grey values inside vary {numbers.spread:.2g} times as much as in the tissue around it.",
+                wide,
+                f"Too {much} contrast: grey values inside vary {numbers.spread:.2g} times as much as in the tissue"
+                " around it.",
             )
 
 

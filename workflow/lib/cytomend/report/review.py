@@ -77,6 +77,11 @@ class RegionReview:
     contours_before: Contours = ()
     contours_after: Contours = ()
 
+    @property
+    def graves(self) -> int:
+        """How many flags say that the filling is wrong; others are reasons for doubt."""
+        return sum(flag.key in GRAVE for flag in self.flags)
+
 
 def review_regions(
     regions: Iterable[RegionFacts],
@@ -133,8 +138,7 @@ def flagged_first(reviews: Iterable[RegionReview]) -> list[RegionReview]:
     """Return reviews as they should be looked at: by flags that say that the filling is wrong, by flags, by area."""
 
     def urgency(review: RegionReview) -> tuple[int, int, float, int]:
-        grave = sum(flag.key in GRAVE for flag in review.flags)
-        return -grave, -len(review.flags), -review.share, review.region
+        return -review.graves, -len(review.flags), -review.share, review.region
 
     return sorted(reviews, key=urgency)
 

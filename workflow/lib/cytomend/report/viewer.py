@@ -66,6 +66,11 @@ class ShownRegion:
         return self.reviewed is None
 
     @property
+    def looks_wrong(self) -> bool:
+        """Whether a flag says that the filling is wrong."""
+        return self.reviewed is not None and self.reviewed.review.graves > 0
+
+    @property
     def flags(self) -> tuple[Flag, ...]:
         """What a reviewer should look at."""
         return self.reviewed.review.flags if self.reviewed else ()

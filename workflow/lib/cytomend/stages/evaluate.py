@@ -21,6 +21,7 @@ from cytomend.stages.mend import annotations_in, section_of
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
 from cytomend.stages.plan_section import PlanSettings, plan_section
+from cytomend.storage.images import SUPPORTED
 from cytomend.storage.publish import locked, manifest_of, refuse_over
 
 UNDAMAGED = {"type": "FeatureCollection", "features": []}
@@ -71,9 +72,9 @@ def _annotations(section: SectionSettings, work: Path) -> Sequence[Path]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="scan: TIFF, OME-TIFF, SVS, PNG, JPEG or OME-Zarr")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help=f"scan: {SUPPORTED}")
     parser.add_argument(
-        "--mask", type=Path, nargs="+", default=[Path()], help="artefacts, which trials keep off (default: none)"
+        "--mask", type=Path, nargs="+", action="extend", help="artefacts, which trials keep off (default: none)"
     )
     parser.add_argument("--truth", type=Path, help="the same section before it was damaged, if that is known")
     parser.add_argument("--cells", type=Path, help="its cells (Parquet), if they are known")
@@ -90,19 +91,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grow-px", type=int, help="margin in px around the mask (default: 3)")
     parser.add_argument("--include-class", action="append", metavar="NAME", help="annotations of this class are damage")
     parser.add_argument("--exclude-class", action="append", metavar="NAME", help="annotations of this class are none")
-    parser.add_argument("--samplers", nargs="*", help="more samplers: NAME, NAME:setting=value,... or module:name")
+    parser.add_argument(
+        "--samplers", nargs="*", action="extend", help="more samplers: NAME, NAME:setting=value,... or module:name"
+    )
     parser.add_argument("--sampler-trials", type=int, help="trials that those fill (default: 8)")
-    parser.add_argument("--segmenters", nargs="+", help="cpn, classical, a checkpoint or module:name")
+    parser.add_argument("--segmenters", nargs="+", action="extend", help="cpn, classical, a checkpoint or module:name")
     parser.add_argument("--stain", help="by which cells of RGB are seen: measured, luminance, STAIN[/COUNTERSTAIN]")
     parser.add_argument("--classifier", help="layers, a checkpoint, module:name, or none")
-    parser.add_argument("--fillers", nargs="*", help="biharmonic, nearest tissue, local mean or module:name")
+    parser.add_argument(
+        "--fillers", nargs="*", action="extend", help="biharmonic, nearest tissue, local mean or module:name"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the evaluation in OUT")
     add_machine_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
-    refuse_over(args.out, [args.image, *(mask for mask in args.mask if mask != Path()), args.truth, args.cells])
+    refuse_over(args.out, [args.image, *(args.mask or []), args.truth, args.cells])
+    args.mask = args.mask or [Path()]
     if args.out.exists() and not manifest_of(args.out).exists():
         raise InputError(f"--out {args.out}: exists and is no evaluation; choose another name")
     if args.out.exists() and not args.overwrite:

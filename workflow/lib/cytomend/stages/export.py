@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import logging
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -29,6 +30,8 @@ from cytomend.progress import Progress
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import add_key_arguments, locked, refuse_over, require_intact, require_key, write_whole
 from cytomend.storage.tiff_pyramid import Kind, is_mended_tiff, write_tiff_pyramid
+
+log = logging.getLogger(__name__)
 
 TILE_PX = 2048
 ENDING = r"(\.ome)?\.tiff?$"
@@ -53,6 +56,12 @@ def export(corrected: Path, out: Path, outlines: Path, kind: Kind) -> Path:
     levels: list[zarr.Array[Any]] = [group[entry["path"]] for entry in image["datasets"]]  # type: ignore[misc]
     pixel_size_um = float(image["datasets"][0]["coordinateTransformations"][0]["scale"][-1])
     says = {"synthetic": f"pixels inside the outlines of {outlines.name} are synthetic, drawn by a model", **told}
+    if kind == "classic" and levels[0].dtype.itemsize > 1:
+        log.warning(
+            "%s: OpenSlide takes the right and lower rim of TIFFs of 16 bit for black; QuPath, libvips and tifffile read"
+            " them rightly",
+            out,
+        )
     pixels = sum(level.shape[-2] * level.shape[-1] for level in levels)
     with locked(out), Progress(f"export {corrected}", pixels, "pixel") as progress:
         for left in out.parent.glob(f".{glob.escape(out.name)}.*{out.suffix}"):  # gigabytes, by one that was killed

@@ -1,17 +1,18 @@
 """Mend one scan without a workflow: the same stages, the same pixels.
 
-Writes OUT.ome.zarr as `cytomend.stages.blend_section` does. What is finished of an interrupted run lies in a hidden
+Writes OUT.ome.zarr as `cytomend.stages.blend_section` does, and proves it (`cytomend.stages.verify_section`). What is finished of an interrupted run lies in a hidden
 folder beside OUT, is used by the next run, and is removed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cytomend.errors import InputError
+from cytomend.errors import InputError, ResourceError
 from cytomend.screening.settings import ScreenSettings
 from cytomend.settings import Record, checked
 from cytomend.sheet import SectionSettings, settings_of
@@ -19,9 +20,12 @@ from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, mend_shard
 from cytomend.stages.plan_section import PlanSettings, plan_section
 from cytomend.stages.screen_section import screen_section
-from cytomend.storage.images import open_image
+from cytomend.stages.verify_section import verify_section
+from cytomend.storage.images import SUPPORTED, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import locked, manifest_of
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 """File systems take 255 bytes, and work folders need some of them."""
@@ -49,8 +53,26 @@ def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out:
     )
     mend_shard(section.image, plan, 0, section.model, MendSettings(**section.mend), machine, shard)
     blend_section(section.image, plan, [shard], BlendSettings(**config["pyramid"]), out)
+    _prove(section.image, plan, out)
     shutil.rmtree(work)
     return out
+
+
+def _prove(image: Path, plan: Path, out: Path) -> None:
+    """Read scan and result once more; a result that is wrong counts as unfinished."""
+    verdict = verify_section(image, plan, out)
+    if not verdict.holds:
+        manifest_of(out).unlink(missing_ok=True)
+        raise ResourceError(
+            f"{out}: expected what was written just now, found {'; '.join(verdict.wrong[:3])}; check disk and memory,"
+            " and run again"
+        )
+    log.info(
+        "proved: all %s px outside the mask equal the scan, %s px are synthetic; checksum of the first %s",
+        f"{verdict.compared_px:,}",
+        f"{verdict.mended_px:,}",
+        verdict.checksum["result"],
+    )
 
 
 def annotations_in(section: SectionSettings, work: Path) -> Sequence[Path]:
@@ -125,11 +147,12 @@ def _same(one: Path, other: Path) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="scan: TIFF, OME-TIFF, SVS, PNG, JPEG or OME-Zarr")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help=f"scan: {SUPPORTED}")
     parser.add_argument(
         "--mask",
         type=Path,
         nargs="+",
+        action="extend",
         required=True,
         help="artefacts, united: GeoJSON as QuPath exports it, ImageJ outlines (.roi, .zip), mask images; or auto: what"
         " screen-section proposes",

@@ -53,6 +53,9 @@ from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
 
+KNOWN = {1: ", such as tiny,", 3: ", such as nissl,"}
+"""Bundled models, by the channels of a scan."""
+
 UNSEEN = (
     "The artefacts of this section were proposed by screening, and nobody has looked at them: damage may be missing,"
     " and natural gaps may be among them"
@@ -224,7 +227,7 @@ def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
     if image.channels != settings.model_channels:
         raise InputError(
             f"{where} has {image.channels} channels, the model was trained on {settings.model_channels}; "
-            "choose or train a model for it (network.channels of the training file)"
+            f"choose a model for it{KNOWN.get(image.channels, '')} or train one (network.channels of the training file)"
         )
 
 
@@ -233,8 +236,8 @@ def _pixel_size_warnings(image: SectionImage, settings: PlanSettings) -> list[st
     if found is None or abs(found / settings.pixel_size_um - 1) < 0.02:
         return []
     return [
-        f"{image.path}: its metadata give {found:g} µm a pixel, the sheet {settings.pixel_size_um:g};"
-        " the sheet was followed"
+        f"{image.path}: its metadata give {found:g} µm a pixel, {settings.pixel_size_um:g} µm were given;"
+        " those were followed"
     ]
 
 

@@ -152,7 +152,7 @@ def report_section(
             tiles = _write_images(work, tiled, shown, image, mended, facts, settings, evaluation)
             publish(work, out.parent / IMAGES, {"section": facts.section})
     listed = [*_mended_regions(reviewed, len(shown), mended, facts), *_left_regions(plan)]
-    flagged = sum(bool(one.flags) for one in listed)
+    flagged = sum(one.looks_wrong for one in listed)
     metrics = measure(facts, regions, mended, warnings, said, verdict, flagged=flagged, evaluated=bool(evaluation))
     seconds = _seconds(plan, regions, benchmarks)
     records = [region_record(one, mended, facts, seconds.get(one.facts.number)) for one in listed]

@@ -43,7 +43,7 @@ from cytomend.segmentation.stain import SectionStain, section_stain
 from cytomend.segmentation.table import table_contours
 from cytomend.stages.mend_shard import Machine
 from cytomend.stains import MEASURED
-from cytomend.storage.images import SectionImage, open_image
+from cytomend.storage.images import SUPPORTED, SectionImage, open_image
 from cytomend.storage.publish import write_whole
 from cytomend.values import ValueRange
 
@@ -249,7 +249,7 @@ def check_places(outputs: Sequence[Path], sources: Sequence[Path], *, overwrite:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="scan: TIFF, OME-TIFF, SVS, PNG, JPEG or OME-Zarr")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help=f"scan: {SUPPORTED}")
     parser.add_argument("--out", type=Path, required=True, help="table of cells, a .parquet file")
     parser.add_argument(
         "--segmenter",

@@ -348,12 +348,19 @@ def _wrong_labels(found: Findings, facts: SectionFacts, corrected: Path) -> Iter
             f" with others, first at {found.mislabelled.said()}"
         )
     if found.mended_px != facts.masked_px:
-        yield f"{corrected / MENDED / '0'}: expected {facts.masked_px:,} px marked as mended, found {found.mended_px:,}"
+        where = " in what can be read" if (MENDED, 0) in found.unreadable else ""
+        yield (
+            f"{corrected / MENDED / '0'}: expected {facts.masked_px:,} px marked as mended, found"
+            f" {found.mended_px:,}{where}"
+        )
 
 
 def _wrong_levels(found: Findings, corrected: Path) -> Iterator[str]:
     """Yield which levels are not made of the ones below."""
     yield from _unreadable(found, *(place for place in sorted(found.unreadable) if place[1] > 0))
+    for name in (IMAGE, MENDED, UNCERTAINTY):
+        if (name, 0) in found.unreadable:
+            yield f"{_array_of(corrected, name, 0)}: cannot be read in places, so that no level was compared there"
     for (name, level), places in sorted(found.levels.items()):
         if places.count:
             yield (
