@@ -101,7 +101,7 @@ def open_mask(
     return WithinTissue(mask, tissue)
 
 
-def open_unlearned(
+def open_not_intact(
     annotations: Path | Sequence[Path],
     shape: tuple[int, int],
     *,
@@ -109,7 +109,7 @@ def open_unlearned(
     exclude_classes: Sequence[str] = (),
     tissue_classes: Sequence[str] = TISSUE_CLASSES,
 ) -> ArtefactMask:
-    """Open the annotations of a section as what is not to be learned from.
+    """Open the annotations of a section as what is no intact tissue, not to be measured or learned from.
 
     That is damage wherever it lies, and where tissue is outlined, all that lies outside: pen marks, glass, the tissue
     of another section. Parameters and errors are those of `open_mask`.

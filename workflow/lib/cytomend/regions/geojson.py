@@ -21,7 +21,7 @@ from cytomend.errors import InputError
 
 LARGEST_PX = 1e9
 """No section is as large; coordinates beyond are of another unit, or broken."""
-LARGEST_BYTES = 2 << 30
+LARGEST_BYTES = 512 << 20
 """A million corners take 22 MB."""
 
 DETECTIONS = {"detection", "cell", "tile"}
@@ -122,8 +122,8 @@ def _text(path: Path) -> str:
         if data.startswith(GZIP_MAGIC):
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
                 data = file.read(LARGEST_BYTES + 1)
-            if len(data) > LARGEST_BYTES:
-                raise InputError(f"{path}: expected GeoJSON of at most {LARGEST_BYTES >> 30} GiB, found more; split it")
+        if len(data) > LARGEST_BYTES:
+            raise InputError(f"{path}: expected GeoJSON of at most {LARGEST_BYTES >> 20} MiB, found more; split it")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: expected a GeoJSON file, found nothing at this path; check it") from None

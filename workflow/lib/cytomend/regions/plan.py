@@ -56,7 +56,8 @@ class SectionFacts:
 
     ``source_blake2b`` identifies the scan, ``mask_blake2b`` the grown mask.
     Every region is mended ``samples`` times, each with noise of its own. ``masked_px`` and ``mask_blake2b`` are of what
-    is mended; ``left`` are the regions that stay as they were scanned, because a reviewer said so.
+    is mended; ``left`` are the regions that stay as they were scanned, because a reviewer said so. ``tissue_outlined``
+    says that the plan holds outlines of tissue.
     """
 
     section: str
@@ -76,6 +77,7 @@ class SectionFacts:
     samples: int = 1
     warnings: tuple[str, ...] = ()
     left: tuple[LeftRegion, ...] = ()
+    tissue_outlined: bool = False
 
     @property
     def lattice(self) -> Lattice:
@@ -214,12 +216,13 @@ class Plan:
             record: dict[str, Any] = json.loads((folder / "section.json").read_text(encoding="utf-8"))
             tuples = {key: tuple(record[key]) for key in ("shape", "value_range", "warnings")}
             left = tuple(LeftRegion.read(region) for region in record["left"])
+            facts = SectionFacts(**{**record, **tuples, "left": left})
             return cls(
-                SectionFacts(**{**record, **tuples, "left": left}),
+                facts,
                 pd.read_parquet(folder / "regions.parquet"),
                 pd.read_parquet(folder / "windows.parquet"),
                 zarr.open_array(folder / "labels.zarr", mode="r"),
-                _tissue(folder / TISSUE),
+                _read_areas(folder / TISSUE) if facts.tissue_outlined else None,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ShapelyError) as error:
             raise InputError(
@@ -228,6 +231,7 @@ class Plan:
 
     def write_facts(self, folder: Path) -> None:
         """Write facts, tables and tissue (the labels are there already)."""
+        (folder / TISSUE).unlink(missing_ok=True)  # of a planner that was killed
         if self.tissue is not None:
             (folder / TISSUE).write_bytes(shapely.to_wkb(self.tissue))
         (folder / "section.json").write_text(json.dumps(asdict(self.facts), indent=1) + "\n", encoding="utf-8")
@@ -235,10 +239,8 @@ class Plan:
         self.windows.to_parquet(folder / "windows.parquet", index=False)
 
 
-def _tissue(path: Path) -> MultiPolygon | None:
-    if not path.exists():
-        return None
+def _read_areas(path: Path) -> MultiPolygon:
     area = shapely.from_wkb(path.read_bytes())
-    if not isinstance(area, MultiPolygon):
-        raise TypeError(f"{path.name} holds no areas")
+    if not isinstance(area, MultiPolygon) or area.is_empty or not np.isfinite(area.bounds).all():
+        raise ValueError(f"{path.name} holds no areas")
     return area

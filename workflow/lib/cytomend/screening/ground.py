@@ -12,15 +12,16 @@ import numpy as np
 from scipy import ndimage
 
 from cytomend.screening.light import Bools, Floats
+from cytomend.screening.survey import BLOCK
 from cytomend.screening.tiles import Tile
 
 FINE, LATTICE = 2, 3
-HALO_UM = 512.0
+HALO_UM = 1024.0
+"""A stripe is averaged over 480 µm to each side, of ground that is seen beside that within 448 µm."""
 WINDOW_UM = 20.0
 SHARE = 90
 AROUND_UM = 448.0
 NEAR_UM = 96.0
-BLOCK = 4
 
 
 @dataclass(frozen=True, slots=True)

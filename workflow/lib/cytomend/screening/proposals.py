@@ -190,8 +190,11 @@ def outlined(area: BaseGeometry, *, grow_px: float, simplify_px: float, frame: B
     Holes that are larger than the margin stay.
     """
     grown = _buffered(area, grow_px + simplify_px).simplify(simplify_px)
-    inside = shapely.intersection(shapely.make_valid(grown), frame)
-    return shapely.set_precision(inside, COORDINATE_GRID_PX)
+    inside = shapely.set_precision(shapely.intersection(shapely.make_valid(grown), frame), COORDINATE_GRID_PX)
+    # What only touches the frame leaves lines and points.
+    flat = shapely.get_parts(shapely.get_parts(inside))
+    areas = [part for part in flat if isinstance(part, shapely.Polygon)]
+    return areas[0] if len(areas) == 1 else shapely.MultiPolygon(areas)
 
 
 def _buffered(area: BaseGeometry, distance: float) -> BaseGeometry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -34,6 +33,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     NATURAL_GAP: (140, 140, 140),
 }
 """Every class that can be proposed; those that phantoms have bear the colours they have there."""
+
+LARGEST_VALUE = 1e9
 
 ARTEFACTS = tuple(name for name in COLOURS if name != NATURAL_GAP)
 """What is proposed by default. A natural gap is tissue as it grew; it is named only when asked for."""
@@ -118,5 +119,5 @@ class ScreenSettings:
 def _is_range(values: object) -> bool:
     if not isinstance(values, tuple) or len(values) != 2:
         return False
-    numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    numbers = all(isinstance(v, int | float) and abs(v) < LARGEST_VALUE for v in values)  # no NaN is
     return numbers and values[0] < values[1]

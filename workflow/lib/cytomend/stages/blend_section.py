@@ -48,6 +48,7 @@ from cytomend.storage.publish import (
     one_writer,
     publish,
     read_manifest,
+    refuse_over,
     require_key,
 )
 from cytomend.storage.pyramid import (
@@ -360,6 +361,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    refuse_over(args.out, [args.image, args.plan, *args.shards])
     for shard in args.shards:
         require_key(shard, args.after)
     settings = BlendSettings(**json.loads(args.settings))

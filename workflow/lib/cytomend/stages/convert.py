@@ -22,6 +22,7 @@ from cytomend.storage.encoder import encoder, errors_of_the_system
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.mended import refuse_mended
+from cytomend.storage.pixel_size import PLAUSIBLE_UM
 from cytomend.storage.publish import manifest_of, one_writer, publish, refuse_over
 from cytomend.storage.pyramid import VERSION, multiscales
 
@@ -91,6 +92,7 @@ def main(args: argparse.Namespace) -> None:
     refuse_over(args.out, [args.scan])
     if args.out.exists() or manifest_of(args.out).exists():
         raise InputError(f"--out {args.out}: exists already; choose another name")
-    if args.pixel_size_um is not None and not 0 < args.pixel_size_um < 1000:
-        raise InputError(f"--pixel-size-um {args.pixel_size_um:g}: expected a positive number of µm")
+    low, high = PLAUSIBLE_UM
+    if args.pixel_size_um is not None and not low <= args.pixel_size_um <= high:
+        raise InputError(f"--pixel-size-um {args.pixel_size_um:g}: expected {low:g} to {high:g} µm")
     print(convert(args.scan, args.out, args.pixel_size_um))

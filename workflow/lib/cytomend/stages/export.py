@@ -38,14 +38,16 @@ ENDING = r"(\.ome)?\.tiff?$"
 CLASS, COLOUR = "Mended (synthetic)", [230, 97, 1]
 
 
-def export(corrected: Path, out: Path, outlines: Path, kind: Kind) -> Path:
+def export(corrected: Path, out: Path, outlines: Path, kind: Kind, *, overwrite: bool = False) -> Path:
     """Write the TIFF of a corrected section and the outlines of its mended regions; return the TIFF.
 
     Raises
     ------
     InputError
-        If there is no finished corrected section, or a file of it is missing or altered.
+        If there is no finished corrected section, a file of it is missing or altered, or something stands in the place
+        of the results that may not be replaced.
     """
+    _check_places(corrected, out, outlines, overwrite=overwrite)
     require_intact(corrected)
     told = attributes_of(corrected).get("cytomend")
     if not isinstance(told, dict):
@@ -58,20 +60,36 @@ def export(corrected: Path, out: Path, outlines: Path, kind: Kind) -> Path:
     says = {"synthetic": f"pixels inside the outlines of {outlines.name} are synthetic, drawn by a model", **told}
     if kind == "classic" and levels[0].dtype.itemsize > 1:
         log.warning(
-            "%s: OpenSlide takes the right and lower rim of TIFFs of 16 bit for black; QuPath, libvips and tifffile read"
-            " them rightly",
+            "%s: OpenSlide takes the right and lower rim of TIFFs of 16 bit for black; libvips and tifffile do not",
             out,
         )
     pixels = sum(level.shape[-2] * level.shape[-1] for level in levels)
-    with locked(out), Progress(f"export {corrected}", pixels, "pixel") as progress:
-        for left in out.parent.glob(f".{glob.escape(out.name)}.*{out.suffix}"):  # gigabytes, by one that was killed
-            left.unlink()
-        write_whole(out, lambda path: write_tiff_pyramid(path, levels, pixel_size_um, kind, says, progress.update))
     labels: zarr.Array[Any] = group["labels/mended/0"]  # type: ignore[assignment]
-    features = [_feature(number, area) for number, area in sorted(region_outlines(labels).items())]
-    collection = {"type": "FeatureCollection", "features": features}
-    write_whole(outlines, lambda path: path.write_text(json.dumps(collection), encoding="utf-8"))
+    with locked(out), locked(outlines), Progress(f"export {corrected}", pixels, "pixel") as progress:
+        _check_places(corrected, out, outlines, overwrite=overwrite)
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*"):  # gigabytes, by one that was killed
+            if re.fullmatch(r"\d+", left.name[len(out.name) + 2 :].removesuffix(out.suffix)):
+                left.unlink()
+        features = [_feature(number, area) for number, area in sorted(region_outlines(labels).items())]
+        collection = {"type": "FeatureCollection", "features": features}
+
+        def write(path: Path) -> None:
+            write_tiff_pyramid(path, levels, pixel_size_um, kind, says, progress.update)
+            out.unlink(missing_ok=True)  # outlines of one section must not stand beside the TIFF of another
+            write_whole(outlines, lambda place: place.write_text(json.dumps(collection), encoding="utf-8"))
+
+        write_whole(out, write)
     return out
+
+
+def _check_places(corrected: Path, out: Path, outlines: Path, *, overwrite: bool) -> None:
+    """Refuse to replace anything but earlier exports, if these."""
+    for path, is_ours in ((out, is_mended_tiff), (outlines, _is_outlines)):
+        refuse_over(path, [corrected])
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise InputError(f"{path}: exists already; choose another name, or give --overwrite")
+        if path.exists() and not is_ours(path):
+            raise InputError(f"{path}: exists and was not exported by cytomend; it is not overwritten")
 
 
 def region_outlines(labels: zarr.Array[Any]) -> dict[int, BaseGeometry]:
@@ -129,10 +147,4 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--outlines {outlines}: expected another file than the TIFF")
     if args.out.suffix.lower() not in {".tif", ".tiff"}:
         raise InputError(f"--out {args.out}: expected a name that ends in .tif")
-    for path, is_ours in ((args.out, is_mended_tiff), (outlines, _is_outlines)):
-        refuse_over(path, [args.corrected])
-        if path.is_dir() or (path.exists() and not args.overwrite):
-            raise InputError(f"{path}: exists already; choose another name, or give --overwrite")
-        if path.exists() and not is_ours(path):
-            raise InputError(f"{path}: exists and was not exported by cytomend; it is not overwritten")
-    print(export(args.corrected, args.out, outlines, args.kind))
+    print(export(args.corrected, args.out, outlines, args.kind, overwrite=args.overwrite))

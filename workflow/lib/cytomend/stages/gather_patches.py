@@ -30,7 +30,7 @@ from pathlib import Path
 from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
-from cytomend.regions.annotation import ArtefactMask, GrownMask, open_unlearned
+from cytomend.regions.annotation import ArtefactMask, GrownMask, open_not_intact
 from cytomend.regions.intact import intact_squares
 from cytomend.regions.tissue import tissue_share
 from cytomend.regions.value_range import value_range
@@ -128,7 +128,7 @@ def gather_patches(
 
 
 def _unlearned(annotations: Sequence[Path], image: SectionImage, settings: GatherSettings) -> ArtefactMask:
-    return open_unlearned(
+    return open_not_intact(
         annotations,
         image.shape,
         include_classes=settings.include_classes or None,

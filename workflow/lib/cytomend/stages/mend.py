@@ -1,7 +1,7 @@
 """Mend one scan without a workflow: the same stages, the same pixels.
 
-Writes OUT.ome.zarr as `cytomend.stages.blend_section` does, and proves it (`cytomend.stages.verify_section`). What is finished of an interrupted run lies in a hidden
-folder beside OUT, is used by the next run, and is removed at the end.
+Writes OUT.ome.zarr as `cytomend.stages.blend_section` does, and proves it (`cytomend.stages.verify_section`). What is
+finished of an interrupted run lies in a hidden folder beside OUT, is used by the next run, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -88,6 +88,11 @@ def annotations_in(section: SectionSettings, work: Path) -> Sequence[Path]:
 
 def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
     """Return the section that a command line describes, as a row of the sheet would."""
+    if odd := [path for path in args.mask if ";" in str(path) or str(path) != str(path).strip()]:
+        raise InputError(
+            f"--mask {str(odd[0])!r}: names with semicolons, or blanks at an end, mean something else in a sheet;"
+            " rename the file"
+        )
     row = {
         "section": _section_name(args.image),
         "image": str(args.image),

@@ -60,6 +60,7 @@ from cytomend.storage.publish import (
     one_writer,
     publish,
     read_manifest,
+    refuse_over,
     require_key,
 )
 
@@ -423,6 +424,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    refuse_over(args.out, [args.image, args.plan, args.model])
     require_key(args.plan, args.after)
     machine = Machine.of(args.device, args.threads, args.batch_windows, args.gpus)
     settings = MendSettings(**json.loads(args.settings))

@@ -48,7 +48,7 @@ from cytomend.storage.edition import annotation_roles, read_source
 from cytomend.storage.encoder import encoder, errors_of_the_system
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.mended import refuse_mended
-from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish
+from cytomend.storage.publish import add_key_arguments, keyed, one_writer, publish, refuse_over
 from cytomend.values import ValueRange
 
 log = logging.getLogger(__name__)
@@ -148,6 +148,7 @@ def plan_section(
         applied = apply_decisions(regions, map(Decided.of, settings.decisions))
         left = tuple(LeftRegion.of(region, settings.pixel_size_um) for region in applied.left)
         masked_px = sum(region.area_px for region in applied.mended)
+        tissue = declared.tissue.area if isinstance(declared, WithinTissue) else None
         facts = SectionFacts(
             section=settings.section,
             shape=image.shape,
@@ -172,8 +173,8 @@ def plan_section(
                 *applied.warnings,
             ),
             left=left,
+            tissue_outlined=tissue is not None,
         )
-        tissue = declared.tissue.area if isinstance(declared, WithinTissue) else None
         plan = Plan(facts, *tables(applied.mended, facts, applied.draws), labels, tissue)
         plan.write_facts(work)
         for warning in facts.warnings:
@@ -274,6 +275,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    refuse_over(args.out, [args.image, *args.annotation])
     record = json.loads(args.settings)
     if record["value_range"] is not None:
         record["value_range"] = tuple(record["value_range"])

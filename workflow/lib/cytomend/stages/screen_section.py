@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from cytomend.errors import InputError
+from cytomend.regions.geojson import read_features
 from cytomend.regions.value_range import value_range
 from cytomend.screening.light import LightReader
 from cytomend.screening.proposals import features
@@ -27,7 +28,7 @@ from cytomend.screening.screen import screen
 from cytomend.screening.settings import ScreenSettings
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.pixel_size import PLAUSIBLE_UM
-from cytomend.storage.publish import write_whole
+from cytomend.storage.publish import refuse_over, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,14 @@ def _pixel_size_um(path: Path, image: SectionImage) -> float:
     return image.pixel_size_um
 
 
+def _is_geojson(path: Path) -> bool:
+    try:
+        read_features(path)
+    except InputError:
+        return False
+    return True
+
+
 def _settings(text: str) -> ScreenSettings:
     try:
         record = json.loads(text)
@@ -108,4 +117,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.overwrite:
         # A person may have corrected it.
         raise InputError(f"{args.out}: exists already; choose another name, or give --overwrite")
+    refuse_over(args.out, [args.image])
+    if args.out.exists() and not _is_geojson(args.out):
+        raise InputError(f"{args.out}: exists and is no GeoJSON; it is not overwritten")
     print(screen_section(args.image, args.out, settings, args.pixel_size_um))

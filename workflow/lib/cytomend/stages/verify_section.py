@@ -37,6 +37,7 @@ from cytomend.storage.publish import (
     checksums,
     manifest_of,
     read_manifest,
+    refuse_over,
     require_key,
 )
 from cytomend.storage.pyramid import VERSION, halve_by_maximum, halve_by_mean, halve_by_pooling, level_shapes
@@ -406,6 +407,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the stage."""
+    refuse_over(args.out, [args.image, args.plan, args.corrected])
     require_key(args.corrected, args.after)
     verdict = verify_section(args.image, args.plan, args.corrected, args.key)
     for sentence in verdict.wrong:

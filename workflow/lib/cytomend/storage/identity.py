@@ -193,11 +193,16 @@ def _file_digest(path: Path) -> bytes:
 
 
 def _folder_digest(folder: Path) -> str:
+    is_store = any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES, person=b"folder")
     for relative in sorted(_files(folder)):
         name = os.fsencode(relative)
         digest.update(len(name).to_bytes(8, "little") + name)
         digest.update(_file_digest(folder / relative))
+        if is_store and not Path(relative).name.startswith(".") and not (folder / relative).stat().st_size:
+            raise InputError(
+                f"{folder}: expected whole chunks, found {relative} empty, which would be read as black; copy it again"
+            )
     return digest.hexdigest()
 
 

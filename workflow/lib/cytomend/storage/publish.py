@@ -42,17 +42,40 @@ def one_writer(folder: Path) -> Iterator[Path]:
 
     Raises
     ------
+    InputError
+        If something else than an earlier result stands there.
     ResourceError
         If another process is writing the same result, or the disk is full.
     """
     work = folder.with_name(f".{folder.name}.work")
     with told_if_disk_is_full(folder), locked(folder):
+        require_replaceable(folder)
         work.mkdir(exist_ok=True)
         try:
             yield work
         except InputError:
             shutil.rmtree(work)  # what was made from it is worth nothing
             raise
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse to replace what is neither an earlier result nor empty.
+
+    Raises
+    ------
+    InputError
+        If it is a file, a link, or a folder with content and without the checksums of a result.
+    """
+    if not os.path.lexists(folder) or (
+        folder.is_dir()
+        and not folder.is_symlink()
+        and ((folder / CHECKSUMS).is_file() or not {path.name for path in folder.iterdir()} - BOOKKEEPING)
+    ):
+        return
+    raise InputError(
+        f"{folder}: expected nothing or an earlier result that may be replaced, found something else; give another"
+        " place, or move it away"
+    )
 
 
 @contextmanager
@@ -112,6 +135,7 @@ def publish(work: Path, folder: Path, facts: dict[str, Any]) -> Path:
     manifest.unlink(missing_ok=True)  # from here until the new one is written, the result counts as unfinished
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)
+    require_replaceable(folder)
     for left in manifest.parent.glob(f".{glob.escape(manifest.name)}.*"):  # by writers that were killed
         left.unlink(missing_ok=True)
     if folder.exists():
