@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 import tifffile
 import zarr
 from conftest import as_json, blobs, cpu, mend_settings, plan_settings, write_tiff
@@ -160,6 +161,24 @@ def test_trials_lie_within_the_outlines_of_tissue_and_off_damage_that_lies_outsi
     assert bounded
     assert all(view.intersect(frame) == view for trial in bounded for view in (trial.view, trial.other))
     assert any(trial.view.intersect(frame) != trial.view for trial in free)
+
+
+def test_outlines_of_tissue_belong_to_their_plan(phantom, tmp_path):
+    inside = {"type": "Polygon", "coordinates": [[[200, 40], [400, 40], [400, 400], [200, 400], [200, 40]]]}
+    feature = {"type": "Feature", "geometry": inside, "properties": {"classification": {"name": "Tissue"}}}
+    (tmp_path / "tissue.geojson").write_text(json.dumps(feature))
+    scan, plan = phantom / "section.tif", tmp_path / "plan"
+    plan_section(scan, [phantom / "mask.tif", tmp_path / "tissue.geojson"], plan_settings(), plan)
+    assert Plan.read(plan).tissue.area == 200 * 360
+    (tmp_path / ".other.work").mkdir()  # of a planner that was killed
+    shutil.copy(plan / "tissue.wkb", tmp_path / ".other.work")
+    plan_section(scan, phantom / "mask.tif", plan_settings(), tmp_path / "other")
+    assert Plan.read(tmp_path / "other").tissue is None
+    assert not (tmp_path / "other" / "tissue.wkb").exists()
+    for content in (b"junk", shapely.to_wkb(shapely.Point(1, 1)), shapely.to_wkb(shapely.MultiPolygon()), None):
+        (plan / "tissue.wkb").write_bytes(content) if content is not None else (plan / "tissue.wkb").unlink()
+        with pytest.raises(InputError, match="not a whole plan"):
+            Plan.read(plan)
 
 
 def test_no_trial_lies_on_glass(tmp_path):

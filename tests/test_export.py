@@ -18,6 +18,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.regions.annotation import open_mask
 from cytomend.stages import convert as convert_stage
+from cytomend.stages import export as export_stage
 from cytomend.stages.convert import convert
 from cytomend.stages.export import CLASS, export
 from cytomend.stages.plan_section import plan_section
@@ -155,12 +156,33 @@ def test_what_a_killed_export_left_is_removed_by_the_next_and_only_one_writes_at
     store, *_ = corrected()
     (tmp_path / ".out.tif.4711.tif").write_bytes(b"half")
     (tmp_path / ".out2.tif.4711.tif").write_bytes(b"of another")
+    (tmp_path / ".out.tif.notes.tif").write_bytes(b"mine")
     with locked(tmp_path / "out.tif"):
         assert main(["export", str(store), "--out", str(tmp_path / "out.tif")]) == 1
     assert "another process is writing it" in capsys.readouterr().err
     assert (tmp_path / ".out.tif.4711.tif").exists()
     assert main(["export", str(store), "--out", str(tmp_path / "out.tif")]) == 0
-    assert sorted(path.name for path in tmp_path.glob(".*")) == [".out2.tif.4711.tif"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".out.tif.notes.tif", ".out2.tif.4711.tif"]
+
+
+def test_outlines_never_stand_beside_the_tiff_of_another_section(corrected, tmp_path, monkeypatch):
+    store, *_ = corrected()
+    out, outlines = tmp_path / "out.tif", tmp_path / "out.geojson"
+    export(store, out, outlines, "ome")
+    first = outlines.read_bytes()
+    real = export_stage.write_whole
+
+    def killed(path, write):
+        if path == outlines:
+            assert not out.exists()  # from here on there is no finished export
+            raise KeyboardInterrupt
+        real(path, write)
+
+    monkeypatch.setattr(export_stage, "write_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(store, out, outlines, "ome", overwrite=True)
+    assert outlines.read_bytes() == first
+    assert not out.exists()
 
 
 def test_an_unfinished_section_is_not_exported(corrected, tmp_path, capsys):

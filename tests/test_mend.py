@@ -38,6 +38,7 @@ from cytomend.diffusion.record import checkpoint_hash
 from cytomend.errors import InputError, ResourceError
 from cytomend.regions.plan import Plan
 from cytomend.stages import group_mender
+from cytomend.stages import mend as mend_stage
 from cytomend.stages import mend_shard as mending
 from cytomend.stages.blend_section import BlendSettings, blend_section
 from cytomend.stages.group_mender import GroupMender
@@ -715,6 +716,34 @@ def refused(make_section, tiny_model, tmp_path, capsys):
     return run
 
 
+def test_masks_named_one_after_the_other_are_united(make_section, tiny_model, tmp_path):
+    section, out = make_section(PLACES["within"]), tmp_path / "mended.ome.zarr"
+    tifffile.imwrite(tmp_path / "more.tif", np.pad(np.ones((6, 6), np.uint8), ((0, 145), (0, 127))))
+    line = mend_command(section, tiny_model(), out, grow_px=0)
+    assert main([*line, "--mask", str(tmp_path / "more.tif")]) == 0
+    label = zarr.open_array(out / "labels" / "mended" / "0", mode="r")[...]
+    assert np.array_equal(label > 0, section.mask | (tifffile.imread(tmp_path / "more.tif") > 0))
+
+
+def test_a_mask_that_a_sheet_would_split_is_refused(refused, tmp_path):
+    assert "names with semicolons" in refused(mask=tmp_path / "x;other.geojson")
+
+
+def test_a_result_that_is_not_what_was_mended_counts_as_unfinished(make_section, tiny_model, tmp_path, monkeypatch):
+    section, out = make_section(PLACES["within"]), tmp_path / "mended.ome.zarr"
+    real = mend_stage.blend_section
+
+    def blend_badly(*given):
+        manifest = real(*given)
+        array = zarr.open_array(out / "0", mode="r+")
+        array[140, 120] = 255 - int(array[140, 120])
+        return manifest
+
+    monkeypatch.setattr(mend_stage, "blend_section", blend_badly)
+    assert main(mend_command(section, tiny_model(), out)) == 1
+    assert not manifest_of(out).exists()
+
+
 def test_a_missing_image_is_named(refused):
     assert "scan.tif: expected" in refused(lambda section: section.image.unlink())
 
@@ -788,6 +817,8 @@ def test_an_existing_result_is_not_overwritten_unless_asked(refused, tiny_model,
     out.mkdir()
     (out / "zarr.json").write_text('{"attributes": {"cytomend": {}}}')
     assert "exists already" in refused(out=out)
+    assert main(mend_command(refused.section, tiny_model(), out, overwrite=True)) == 2  # whose is it?
+    (out / "checksums.tsv").write_text("")
     assert main(mend_command(refused.section, tiny_model(), out, overwrite=True)) == 0
     assert level(out).shape == (151, 133)
 

@@ -32,6 +32,51 @@ def folder(tmp_path):
     return tmp_path / "results" / "7.zarr"
 
 
+def foreign_folder(folder):
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years")
+
+
+def foreign_file(folder):
+    folder.parent.mkdir(parents=True)
+    folder.write_text("years")
+
+
+def link(folder):
+    foreign_folder(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("place", [foreign_folder, foreign_file, link])
+def test_nothing_but_a_result_is_replaced(folder, place):
+    place(folder)
+    before = sorted(path for path in folder.parent.rglob("*"))
+    with pytest.raises(InputError, match="expected nothing or an earlier result that may be replaced"):
+        write(folder)
+    assert sorted(path for path in folder.parent.rglob("*")) == before
+
+
+def test_what_appears_while_a_result_is_made_is_kept(folder):
+    def meanwhile():
+        with one_writer(folder) as work:
+            fill(work, "first")
+            foreign_folder(folder)
+            publish(work, folder, {})
+
+    with pytest.raises(InputError, match="expected nothing or an earlier result"):
+        meanwhile()
+    assert (folder / "thesis.txt").read_text() == "years"
+
+
+def test_an_empty_folder_and_an_earlier_result_are_replaced(folder):
+    folder.mkdir(parents=True)
+    (folder / ".snakemake_timestamp").touch()
+    write(folder)
+    manifest_of(folder).unlink()
+    write(folder, "second")
+    assert (folder / "c" / "0" / "1").read_text() == "second"
+
+
 @pytest.mark.parametrize(
     ("folder", "manifest"),
     [

@@ -115,6 +115,54 @@ def test_the_result_does_not_know_the_tiles(screened, tmp_path, tile_um):
     assert (tmp_path / "other.geojson").read_bytes() == (screened / "proposals.geojson").read_bytes()
 
 
+@pytest.mark.parametrize("pixel_size_um", [0.6, 1.3, 2.6])
+def test_nor_does_it_on_pixels_that_are_no_whole_micrometre(tmp_path, pixel_size_um):
+    write_banded(tmp_path / "section.tif")
+    classes = {"classes": ["Fold", "Scratch", "Stripe", "Stain drop"]}
+    for name, tile_um in (("whole", 4096), ("tiles", 256 * pixel_size_um)):
+        image = tmp_path / "section.tif"
+        screen_section(image, tmp_path / name, ScreenSettings(**classes, tile_um=tile_um), pixel_size_um)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "tiles").read_bytes()
+
+
+def write_banded(path):
+    """Write tissue under uneven light, with a band across it."""
+    image = render_tissue((420, 1400), 900_310).image.astype(float)
+    light = 1 + 0.1 * np.sin(np.arange(1400) / 210)
+    image *= light
+    image[180:216] *= 0.84
+    tifffile.imwrite(path, image.clip(0, 255).astype(np.uint8), tile=(256, 256))
+
+
+def test_a_stripe_does_not_know_the_tiles(tmp_path):
+    write_banded(tmp_path / "section.tif")
+    found = [tmp_path / name for name in ("whole", "tiles")]
+    for path, tile_um in zip(found, (4096, 192), strict=True):
+        screen_section(tmp_path / "section.tif", path, ScreenSettings(("Stripe",), tile_um=tile_um), 1.0)
+    assert [feature["properties"]["classification"]["name"] for feature in features(found[0])]
+    assert found[0].read_bytes() == found[1].read_bytes()
+
+
+def test_what_only_touches_the_border_of_the_scan_leaves_no_lines():
+    area = shapely.MultiPolygon([shapely.box(10, 10, 50, 50), shapely.box(100, 704, 200, 708)])
+    frame = shapely.box(0, 0, 1000, 699)
+    found = outlined(area, grow_px=3.5, simplify_px=1.5, frame=frame)
+    assert found.geom_type == "Polygon"
+    assert found.intersects(shapely.box(10, 10, 50, 50))
+
+
+def test_only_geojson_is_overwritten_and_never_the_scan(screened, tmp_path, capsys):
+    scan, other = tmp_path / "scan.tif", tmp_path / "notes.txt"
+    scan.write_bytes((screened / "section.tif").read_bytes())
+    other.write_text("dear")
+    for out, words in ((scan, "would replace or change"), (other, "is no GeoJSON; it is not overwritten")):
+        before = out.read_bytes()
+        line = ["screen-section", "--image", str(scan), "--pixel-size-um", "1", "--out", str(out), "--overwrite"]
+        assert main(line) == 2
+        assert words in capsys.readouterr().err
+        assert out.read_bytes() == before
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.sampled_from([8, 12, 24]), st.sampled_from([0.0, 0.7, 1.5, 4])

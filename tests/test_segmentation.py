@@ -447,6 +447,23 @@ def test_segment_leaves_out_masked_cells_and_overwrites_only_when_asked(scan, tm
     assert len(pd.read_parquet(out)) == (everything["y_um"] >= 100).sum() > 0
 
 
+def test_segment_counts_no_cells_outside_of_the_outlines_of_tissue(scan, tmp_path):
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[x0, 0], [x1, 0], [x1, 200], [x0, 200], [x0, 0]]]},
+            "properties": {"classification": {"name": name}},
+        }
+        for name, x0, x1 in (("Tissue", 0, 90), ("Pen", 100, 180), ("Fold", 60, 80))
+    ]
+    (tmp_path / "pen.geojson").write_text(json.dumps(features))
+    line = ["segment", str(scan), "--out", str(tmp_path / "c.parquet"), "--segmenter", "classical"]
+    assert main([*line, "--mask", str(tmp_path / "pen.geojson")]) == 0
+    x = pd.read_parquet(tmp_path / "c.parquet")["x_um"]
+    assert len(x) > 5
+    assert not ((x >= 90) | ((x >= 60) & (x < 80))).any()
+
+
 def test_segment_refuses_what_it_cannot_use(scan, tmp_path, capsys):
     for command, sentence in [
         ([str(scan), "--out", str(scan), "--overwrite"], "would replace or change a file from which it is made"),

@@ -13,6 +13,7 @@ import openslide
 import pydicom
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -299,6 +300,15 @@ def test_a_truncated_ndpi_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="expected a slide that OpenSlide can read"):
         open_image(path)
+
+
+def test_an_empty_chunk_of_a_scan_is_not_read_as_black(tmp_path):
+    store = zarr.create_array(tmp_path / "s.zarr", shape=(64, 64), dtype="uint8", chunks=(32, 32))
+    store[:] = 7
+    assert len(image_identity(tmp_path / "s.zarr")) == 64
+    (tmp_path / "s.zarr" / "c" / "0" / "1").write_bytes(b"")
+    with pytest.raises(InputError, match="found c/0/1 empty, which would be read as black"):
+        image_identity(tmp_path / "s.zarr")
 
 
 def test_a_slide_is_no_mask(tmp_path):

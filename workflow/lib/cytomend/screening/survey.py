@@ -19,7 +19,7 @@ from cytomend.screening.light import STEPS, Bools, Floats, LightReader, Scale, s
 
 SQUARE_UM = 32.0
 BLOCK, BLOCKED_UM = 4, 5.0
-"""On pixels up to so many µm a square is a multiple of so many of the coarsest lattice: the ground is seen in blocks."""
+"""On pixels up to so many µm squares are a multiple of so many of the coarsest lattice: ground is seen in blocks."""
 BINS = 1024
 # Glass is lighter than the ground of tissue by this at least: 1.27 on phantoms, 1.32 on the real cortex tile.
 LEAST_GLASS = 1.12

@@ -23,7 +23,7 @@ from cytomend.stages.screen_section import screen_section
 from cytomend.stages.verify_section import verify_section
 from cytomend.storage.images import SUPPORTED, open_image
 from cytomend.storage.omezarr import attributes_of
-from cytomend.storage.publish import locked, manifest_of
+from cytomend.storage.publish import locked, manifest_of, require_replaceable
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,7 @@ def _check_out(out: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
         raise InputError(f"--out {out}: exists already; choose another name, or give --overwrite")
     if out.exists() and "cytomend" not in attributes_of(out):
         raise InputError(f"--out {out}: exists and was not made by cytomend; it is not overwritten")
+    require_replaceable(out)
     if not out.exists() and manifest_of(out).exists():
         raise InputError(f"--out {out}: {manifest_of(out)} exists already; remove it, or choose another name")
 
