@@ -712,6 +712,7 @@ def test_what_is_kept_about_another_mask_is_not_taken_for_a_region_that_has_its_
     page.goto(address)
     choose(page, 1, "a")
     sign(page, "Anna")
+    page.wait_for_function("() => Object.keys(localStorage).some((name) => name.startsWith('cytomend:s1:'))")
     page.evaluate(
         """() => {
           const key = Object.keys(localStorage).find((name) => name.startsWith('cytomend:s1:'));

@@ -92,7 +92,7 @@ def square_px(scale: Scale) -> int:
     """Return the side of the survey's squares in pixels, a multiple of the coarsest lattice and of its blocks.
 
     >>> [square_px(Scale.of(um)) for um in (0.6, 1.0, 2.6, 12.0)]
-    [48, 32, 12, 3]
+    [64, 32, 16, 3]
     """
     block = BLOCK if scale.pixel_size_um <= BLOCKED_UM else 1
     return scale.factors[-1] * block * max(1, round(SQUARE_UM / block / scale.side_um(len(scale.factors) - 1)))
