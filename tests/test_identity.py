@@ -46,7 +46,9 @@ def test_files_are_alike_when_their_contents_are(tmp_path, one, other):
 
 
 trees = st.dictionaries(
-    st.sampled_from([".zattrs", "0/.zarray", "0/0/0", "0/0/1", "0/1", "a", "ab"]), st.binary(min_size=1, max_size=3), max_size=5
+    st.sampled_from([".zattrs", "0/.zarray", "0/0/0", "0/0/1", "0/1", "a", "ab"]),
+    st.binary(min_size=1, max_size=3),
+    max_size=5,
 )
 
 
