@@ -18,7 +18,7 @@ from cytomend.diffusion.patches import Tile, Tissue
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.phantom import render_tissue
-from cytomend.regions.annotation import GrownMask, open_not_intact
+from cytomend.regions.annotation import GrownMask, not_intact, open_mask
 from cytomend.regions.intact import intact_pieces
 from cytomend.regions.tissue import tissue_share
 from cytomend.regions.value_range import value_range
@@ -184,7 +184,7 @@ def _scan_tiles(source: Record, settings: Record) -> _Tiles:
             f"{image.path}: a mended section; nothing is learned from synthetic pixels; give the scan itself"
         )
     annotation = source.get("annotation")
-    mask = GrownMask(open_not_intact(Path(annotation), image.shape), GROW_PX) if annotation else None
+    mask = GrownMask(not_intact(open_mask(Path(annotation), image.shape)), GROW_PX) if annotation else None
     within = Box(*source.get("box", (0, 0, *image.shape))).clip(image.shape)
     if within.is_empty:
         raise InputError(

@@ -88,9 +88,18 @@ def open_mask(
         An annotation cannot be used, or does not belong to this section.
     """
     paths = [annotations] if isinstance(annotations, Path) else list(annotations)
-    classes = Classes(include_classes, exclude_classes, tissue_classes)
-    mask, damage, outlines = _opened(paths, shape, classes)
-    if damage is None or outlines is None:
+    classes, warnings = Classes(include_classes, exclude_classes, tissue_classes), list[str]()
+    images = [path for path in paths if is_image(path)]
+    outlined = [(path, feature) for path in paths if path not in images for feature in _features(path, warnings)]
+    masks: list[ArtefactMask] = []
+    if len(images) < len(paths):
+        masks.append(damage := polygon_mask(classes.damage(outlined, warnings), shape, warnings))
+    for path in images:
+        ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
+        masks.append(read_image_mask(path, shape, [] if include_classes is None else [ignored]))
+    outlines = polygon_mask(classes.outlines(outlined), shape, warnings)
+    mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
+    if not len(outlines):
         return mask
     tissue = outlines.filled()
     if outside := damage.mostly_outside(tissue):
@@ -101,41 +110,13 @@ def open_mask(
     return WithinTissue(mask, tissue)
 
 
-def open_not_intact(
-    annotations: Path | Sequence[Path],
-    shape: tuple[int, int],
-    *,
-    include_classes: Sequence[str] | None = None,
-    exclude_classes: Sequence[str] = (),
-    tissue_classes: Sequence[str] = TISSUE_CLASSES,
-) -> ArtefactMask:
-    """Open the annotations of a section as what is no intact tissue, not to be measured or learned from.
+def not_intact(mask: ArtefactMask) -> ArtefactMask:
+    """Return a mask of `open_mask` as what is no intact tissue, not to be measured or learned from.
 
     That is damage wherever it lies, and where tissue is outlined, all that lies outside: pen marks, glass, the tissue
-    of another section. Parameters and errors are those of `open_mask`.
+    of another section.
     """
-    paths = [annotations] if isinstance(annotations, Path) else list(annotations)
-    mask, _, outlines = _opened(paths, shape, Classes(include_classes, exclude_classes, tissue_classes))
-    return mask if outlines is None else OutsideTissueToo(mask, outlines.filled(), mask.warnings)
-
-
-def _opened(
-    paths: Sequence[Path], shape: tuple[int, int], classes: Classes
-) -> tuple[ArtefactMask, PolygonMask | None, PolygonMask | None]:
-    """Return all damage, and of it what is outlined, and the outlines of tissue; None where there is nothing."""
-    warnings = list[str]()
-    images = [path for path in paths if is_image(path)]
-    outlined = [(path, feature) for path in paths if path not in images for feature in _features(path, warnings)]
-    masks: list[ArtefactMask] = []
-    damage = None
-    if len(images) < len(paths):
-        masks.append(damage := polygon_mask(classes.damage(outlined, warnings), shape, warnings))
-    for path in images:
-        ignored = f"{path}: a mask image has no classes; all its nonzero pixels are taken as damage"
-        masks.append(read_image_mask(path, shape, [] if classes.include is None else [ignored]))
-    outlines = polygon_mask(classes.outlines(outlined), shape, warnings)
-    mask = masks[0] if len(masks) == 1 else UnitedMask(masks)
-    return mask, damage, outlines if len(outlines) else None
+    return OutsideTissueToo(mask.declared, mask.tissue, mask.warnings) if isinstance(mask, WithinTissue) else mask
 
 
 def _features(path: Path, warnings: list[str]) -> list[Feature]:
@@ -177,16 +158,16 @@ class WithinTissue:
     """
 
     def __init__(self, mask: ArtefactMask, tissue: PolygonMask) -> None:
-        self.shape, self.warnings, self.tissue = mask.shape, mask.warnings, tissue
-        self._mask = mask
+        self.shape, self.warnings = mask.shape, mask.warnings
+        self.declared, self.tissue = mask, tissue
 
     def candidate_boxes(self, tile_px: int, margin_px: int = 0) -> Iterator[Box]:
         """Yield the tiles that may be within a margin of damage, row by row."""
-        return self._mask.candidate_boxes(tile_px, margin_px)
+        return self.declared.candidate_boxes(tile_px, margin_px)
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Return the mask of a box, (h, w)."""
-        damaged = self._mask.read(box)
+        damaged = self.declared.read(box)
         return damaged & self.tissue.read(box) if damaged.any() else damaged
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
-from cytomend.regions.annotation import ArtefactMask, GrownMask, open_not_intact
+from cytomend.regions.annotation import ArtefactMask, GrownMask, not_intact, open_mask
 from cytomend.regions.intact import intact_squares
 from cytomend.regions.tissue import tissue_share
 from cytomend.regions.value_range import value_range
@@ -128,13 +128,14 @@ def gather_patches(
 
 
 def _unlearned(annotations: Sequence[Path], image: SectionImage, settings: GatherSettings) -> ArtefactMask:
-    return open_not_intact(
+    declared = open_mask(
         annotations,
         image.shape,
         include_classes=settings.include_classes or None,
         exclude_classes=settings.exclude_classes,
         tissue_classes=settings.tissue_classes,
     )
+    return not_intact(declared)
 
 
 def is_gathered(image_path: Path, annotations: Sequence[Path], settings: GatherSettings, out: Path) -> bool:

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
-from cytomend.regions.annotation import Masked, open_not_intact
+from cytomend.regions.annotation import Masked, not_intact, open_mask
 from cytomend.regions.value_range import value_range as measured_range
 from cytomend.segmentation.blocks import Read
 from cytomend.segmentation.segmenters import Segmenter, open_segmenter
@@ -113,7 +113,7 @@ def segment(
     """
     finder = open_segmenter(segmenter, device)
     with open_image(image_path) as image:
-        mask = open_not_intact(mask_path, image.shape) if mask_path else None
+        mask = not_intact(open_mask(mask_path, image.shape)) if mask_path else None
         values = value_range or measured_range(image, mask)
         shown = section_stain(image, mask, values, stain)
         scale = Scale(pixel_size_um or _pixel_size_um(image_path, image), values, shown)
