@@ -729,7 +729,7 @@ def test_a_mask_that_a_sheet_would_split_is_refused(refused, tmp_path):
     assert "names with semicolons" in refused(mask=tmp_path / "x;other.geojson")
 
 
-def test_a_result_that_is_not_what_was_mended_counts_as_unfinished(make_section, tiny_model, tmp_path, monkeypatch):
+def test_a_result_that_is_not_what_was_mended_is_removed(make_section, tiny_model, tmp_path, monkeypatch):
     section, out = make_section(PLACES["within"]), tmp_path / "mended.ome.zarr"
     real = mend_stage.blend_section
 
@@ -742,6 +742,9 @@ def test_a_result_that_is_not_what_was_mended_counts_as_unfinished(make_section,
     monkeypatch.setattr(mend_stage, "blend_section", blend_badly)
     assert main(mend_command(section, tiny_model(), out)) == 1
     assert not manifest_of(out).exists()
+    assert not out.exists()
+    monkeypatch.undo()
+    assert main(mend_command(section, tiny_model(), out)) == 0
 
 
 def test_a_missing_image_is_named(refused):

@@ -59,10 +59,11 @@ def _mend_alone(section: SectionSettings, config: Record, machine: Machine, out:
 
 
 def _prove(image: Path, plan: Path, out: Path) -> None:
-    """Read scan and result once more; a result that is wrong counts as unfinished."""
+    """Read scan and result once more; a result that is wrong is removed, for a viewer would open it."""
     verdict = verify_section(image, plan, out)
     if not verdict.holds:
         manifest_of(out).unlink(missing_ok=True)
+        shutil.rmtree(out)
         raise ResourceError(
             f"{out}: expected what was written just now, found {'; '.join(verdict.wrong[:3])}; check disk and memory,"
             " and run again"
