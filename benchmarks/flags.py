@@ -43,7 +43,7 @@ from cytomend.segmentation.table import table_contours
 from cytomend.storage.images import open_image
 from cytomend.values import ValueRange
 
-KEYS = ("seam", "smooth", "rough", "dark", "bright", "few", "many", "small", "large")
+KEYS = ("seam", "smooth", "rough", "pale", "harsh", "dark", "bright", "few", "many", "small", "large")
 SIZES_UM2 = (0, 1_000, 3_000, 10_000, np.inf)
 FIRST_SEED, FIT_SEED = 930_000, 940_000
 SIDE_PX = 1500
