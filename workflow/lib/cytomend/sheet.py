@@ -255,6 +255,8 @@ def settings_of(
             "seed": own("seed", "mend"),
             "eta": float(config["mend"]["eta"]),
             "precision": config["mend"]["precision"],
+            "fill": own("fill", "mend"),
+            "graft": {name: float(value) for name, value in config["mend"]["graft"].items()},
         },
         trials={
             "trials": own("trials", "evaluate"),

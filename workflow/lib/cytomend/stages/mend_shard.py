@@ -9,6 +9,8 @@ section's lattice:
 | ``uncertainty`` | (cell, y, x) | standard deviation over samples, in grey values; only with two samples or more |
 | ``corners`` | (cell, 2) | absolute (y, x) pixel of the cell's corner |
 | ``region`` | (cell,) | region number |
+| ``graft`` | (cell, y, x) | which of its region's grafts a pixel came from, counted from 1; 0 where it was drawn |
+| ``grafts`` | (graft, entry) | region, then the columns of `cytomend.grafts.quilt.GRAFT_COLUMNS` |
 
 Its attributes are the provenance: model, checkpoint hash, sampler, seed. Regions are mended in groups that share the
 network's calls, which reaches no pixel: they know nothing of each other, and noise belongs to the place. A killed job
@@ -24,9 +26,9 @@ import logging
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +47,8 @@ from cytomend.diffusion.schedule import TIMES
 from cytomend.diffusion.windows import WindowDenoise, window_denoiser
 from cytomend.errors import InputError, ResourceError
 from cytomend.fingerprint import fingerprint
+from cytomend.grafts.quilt import GRAFT_COLUMNS
+from cytomend.grafts.settings import GraftSettings
 from cytomend.overlap import overlapped
 from cytomend.progress import Progress
 from cytomend.regions.groups import grouped, turns
@@ -87,6 +91,13 @@ class MendSettings:
     seed: int
     eta: float = 0.0
     precision: Precision = "bfloat16"
+    fill: Literal["graft", "draw"] = "draw"
+    graft: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def grafts(self) -> GraftSettings | None:
+        """How to graft, or None if all is drawn."""
+        return GraftSettings(**self.graft) if self.fill == "graft" else None
 
     def choose(self) -> Sampler:
         """Return the sampler.
@@ -301,7 +312,9 @@ def _mend_groups(
             progress.update(len(x))
             return answer
 
-        hands = GroupMender(image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, done)
+        hands = GroupMender(
+            image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, done
+        )
         groups = grouped(turns(windows_of.items(), facts.samples), machine.group_windows(facts.window_px))
         overlapped(groups, hands.read, hands.mend, hands.keep)
 
@@ -350,6 +363,8 @@ def provenance_of(model: Path, settings: MendSettings, machine: Machine, samples
         "checkpoint_sha256": checkpoint_hash(model),
         **{f"sampler_{key}" if key != "name" else "sampler": value for key, value in asdict(sampler).items()},
         "network_calls": sampler.calls,
+        "fill": settings.fill,
+        **{f"graft_{key}": value for key, value in (asdict(settings.grafts) if settings.grafts else {}).items()},
         "seed": settings.seed,
         "samples": samples,
         "precision": str(usable_dtype(machine.device, settings.precision)).removeprefix("torch."),
@@ -369,35 +384,40 @@ def _hash(**made_from: object) -> str:
 def _gather(plan: Plan, regions: list[int], done: Path, store: Path, provenance: dict[str, Any]) -> None:
     """Turn the finished regions into one store, a region at a time."""
     facts = plan.facts
-    cell_px, counts = facts.lattice.cell_px, []
+    cell_px, counts, tables = facts.lattice.cell_px, [], [np.zeros((0, 1 + len(GRAFT_COLUMNS)))]
     for region in regions:
         with np.load(done / f"{region}.npz", allow_pickle=False) as arrays:
             counts.append(len(arrays["corners"]))
+            tables.append(np.insert(arrays["grafts"], 0, region, axis=1))
     total = sum(counts)
     group = zarr.open_group(store, mode="w", zarr_format=3)
-    lead = {"pixels": (facts.channels,)} | ({"uncertainty": ()} if facts.samples > 1 else {})
-    arrays = {
+    kinds = {"pixels": ((facts.channels,), facts.dtype), "graft": ((), "uint32")}
+    kinds |= {"uncertainty": ((), facts.dtype)} if facts.samples > 1 else {}
+    cells = {
         name: group.create_array(
             name,
             shape=(total, *channels, cell_px, cell_px),
             chunks=(min(CELLS_PER_CHUNK, max(total, 1)), *channels, cell_px, cell_px),
-            dtype=facts.dtype,
+            dtype=dtype,
             dimension_names=("cell", "c", "y", "x") if channels else ("cell", "y", "x"),
             overwrite=True,
         )
-        for name, channels in lead.items()
+        for name, (channels, dtype) in kinds.items()
     }
     corners, start = np.zeros((total, 2), dtype=np.int64), 0
     for region, count in zip(regions, counts, strict=True):
         with np.load(done / f"{region}.npz", allow_pickle=False) as kept:
-            for name, array in arrays.items():
+            for name, array in cells.items():
                 array[start : start + count] = kept[name]
             corners[start : start + count] = kept["corners"]
         start += count
-    group.create_array("corners", data=corners, dimension_names=("cell", "axis"), overwrite=True)
-    group.create_array(
-        "region", data=np.repeat(np.array(regions, dtype=np.int64), counts), dimension_names=("cell",), overwrite=True
-    )
+    tables_of = {
+        "corners": (corners, ("cell", "axis")),
+        "region": (np.repeat(np.array(regions, dtype=np.int64), counts), ("cell",)),
+        "grafts": (np.concatenate(tables), ("graft", "entry")),
+    }
+    for name, (values, dimensions) in tables_of.items():
+        group.create_array(name, data=values, dimension_names=dimensions, overwrite=True)
     group.attrs.update(provenance)
 
 
