@@ -16,6 +16,7 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 
 GRID_UM = 16.0
+COARSE_UM = 4.0
 SMOOTH_UM = 32.0
 DARK_PERCENTILE = 15.0
 LEAST_SHARE = 0.1
@@ -42,7 +43,7 @@ def context_map(grey: NDArray[np.float32], intact: Mask, pixel_size_um: float) -
     intact : (H, W), which pixels are tissue to go by
     pixel_size_um : side of a pixel
     """
-    grid_px = max(round(GRID_UM / pixel_size_um), 1)
+    grid_px = grid_of(pixel_size_um)
     parts = _features(grey, intact)
     share = _pooled(intact.astype(np.float32), grid_px)
     sigma = SMOOTH_UM / (grid_px * pixel_size_um)
@@ -58,12 +59,24 @@ def context_map(grey: NDArray[np.float32], intact: Mask, pixel_size_um: float) -
     return ContextMap(grid_px, features, continued(features, share >= 1 if (share >= 1).any() else certain))
 
 
+def grid_of(pixel_size_um: float) -> int:
+    """Return the side of a square of the grid, in px: a multiple of that of the coarsest level of matching."""
+    factor = coarsest(pixel_size_um)
+    return max(round(GRID_UM / pixel_size_um / factor), 1) * factor
+
+
+def coarsest(pixel_size_um: float) -> int:
+    """Return the side of a pixel of the coarsest level of matching, in pixels of the scan: a power of two."""
+    return int(2 ** max(np.floor(np.log2(COARSE_UM / pixel_size_um)), 0))
+
+
 def _features(grey: NDArray[np.float32], intact: Mask) -> list[NDArray[np.float32]]:
     """Return what is averaged, 0 where nothing is intact: grey, dark, grey², Jyy - Jxx, 2 Jxy, Jyy + Jxx."""
     inside = intact.astype(np.float32)
     low = np.percentile(grey[intact], DARK_PERCENTILE) if intact.any() else 0.0
     smooth = ndimage.gaussian_filter(grey, 1.5)
-    gradient = ndimage.binary_erosion(intact, iterations=3, border_value=1)
+    # The Gaussian reaches six pixels far, the gradient one.
+    gradient = ndimage.binary_erosion(intact, iterations=7, border_value=1)
     dy, dx = (np.where(gradient, slope, np.float32(0)) for slope in np.gradient(smooth))
     return [
         grey * inside,

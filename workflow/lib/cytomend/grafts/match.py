@@ -14,11 +14,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import fft
 
-from cytomend.grafts.context import ContextMap
+from cytomend.grafts.context import ContextMap, coarsest
 
-COARSE_UM = 4.0
 CANDIDATES = 16
-REACH_PX = 2
+REACH_PX = 1
 """How far a place is corrected at each finer level."""
 
 Float32 = NDArray[np.float32]
@@ -42,16 +41,11 @@ class Level:
 
 
 def levels_of(pixels: NDArray[np.generic], pixel_size_um: float) -> list[Level]:
-    """Return the picture at 1, 2, 4, ... px, up to about `COARSE_UM`; odd rows at the far border are left out."""
+    """Return the picture at 1, 2, 4, ... px, up to about 4 µm; odd rows at the far border are left out."""
     found = [Level(1, pixels.astype(np.float32))]
     while found[-1].side_px < coarsest(pixel_size_um):
         found.append(Level(found[-1].side_px * 2, halved(found[-1].pixels)))
     return found
-
-
-def coarsest(pixel_size_um: float) -> int:
-    """Return the side of a pixel of the coarsest level, in pixels of the scan: a power of two."""
-    return int(2 ** max(np.floor(np.log2(COARSE_UM / pixel_size_um)), 0))
 
 
 def halved(pixels: Float32) -> Float32:
@@ -87,10 +81,11 @@ class Matcher:
         self.context, self.context_weight, self.side_px = context, context_weight, side_px
         coarse = self.levels[-1]
         self.factor = coarse.side_px
+        self.corners = [
+            windows_within(whole_squares(source, level.side_px), side_px // level.side_px) for level in self.levels
+        ]
+        """By level, (h, w), at which corners a block lies wholly on tissue that may be copied."""
         allowed = whole_squares(source, self.factor)
-        # A place is corrected by less than `REACH_PX` coarse pixels on its way down.
-        self.possible = windows_within(allowed, side_px // self.factor, REACH_PX)
-        """(h, w), coarse corners at which a block lies wholly on tissue that may be copied."""
         tissue = coarse.pixels[:, allowed] if allowed.any() else coarse.pixels.reshape(len(pixels), -1)
         self.mean = tissue.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
         centred = coarse.pixels - self.mean
@@ -99,6 +94,11 @@ class Matcher:
         self.shape = height, width
         self.spectra = fft.rfft2(centred, self.shape)
         self.energy = fft.rfft2((centred**2).sum(axis=0), self.shape)
+
+    @property
+    def possible(self) -> Mask:
+        """(h, w), coarse corners at which a block lies wholly on tissue that may be copied."""
+        return self.corners[-1]
 
     def candidates(
         self, block: NDArray[np.generic], have: Mask, corner: tuple[int, int], barred: Mask
@@ -152,14 +152,16 @@ class Matcher:
 
     def _refined(self, y: int, x: int, context: float, block: NDArray[np.generic], have: Mask) -> Candidate:
         """Correct a coarse place level by level; the difference on the overlap is that at the finest one."""
-        y, x, difference = self._best_near(self.levels[-1], y, x, block, have, 0)
-        for level in reversed(self.levels[:-1]):
-            y, x, difference = self._best_near(level, 2 * y, 2 * x, block, have, REACH_PX - 1)
+        y, x, difference = self._best_near(-1, y, x, block, have, 0)
+        for level in reversed(range(len(self.levels) - 1)):
+            y, x, difference = self._best_near(level, 2 * y, 2 * x, block, have, REACH_PX)
         return Candidate(difference / (2 * self.variance) + context, y, x)
 
     def _best_near(
-        self, level: Level, y: int, x: int, block: NDArray[np.generic], have: Mask, reach_px: int
+        self, number: int, y: int, x: int, block: NDArray[np.generic], have: Mask, reach_px: int
     ) -> tuple[int, int, float]:
+        """Return the best place within reach of one that is possible, and the mean squared difference there."""
+        level = self.levels[number]
         values, weight = pooled(block, have, level.side_px)
         side, known = values.shape[1], float(weight.sum()) * len(values)
         if not known:
@@ -168,6 +170,8 @@ class Matcher:
         crop = level.pixels[:, y0 : y + reach_px + side, x0 : x + reach_px + side]
         views = sliding_window_view(crop, (side, side), axis=(1, 2))
         difference = (((views - values[:, None, None]) ** 2) * weight).sum(axis=(0, 3, 4), dtype=np.float64)
+        rows, columns = difference.shape
+        difference[~self.corners[number][y0 : y0 + rows, x0 : x0 + columns]] = np.inf
         dy, dx = np.unravel_index(int(difference.argmin()), difference.shape)
         return y0 + int(dy), x0 + int(dx), float(difference[dy, dx]) / known
 
@@ -189,15 +193,14 @@ def whole_squares(mask: Mask, side_px: int) -> Mask:
     return np.asarray(squares.all(axis=(1, 3)))
 
 
-def windows_within(mask: Mask, side: int, margin: int) -> Mask:
-    """Return at which corners a window with a margin lies wholly in a mask, shaped as the mask."""
+def windows_within(mask: Mask, side: int) -> Mask:
+    """Return at which corners a square window lies wholly in a mask, shaped as the mask."""
     found = np.zeros(mask.shape, dtype=bool)
-    whole = side + 2 * margin
-    rows, columns = (n - whole + 1 for n in mask.shape)
+    rows, columns = (n - side + 1 for n in mask.shape)
     if rows > 0 and columns > 0:
-        sums = np.pad((~mask).astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        missing = sums[whole:, whole:] - sums[:-whole, whole:] - sums[whole:, :-whole] + sums[:-whole, :-whole]
-        found[margin : margin + rows, margin : margin + columns] = missing == 0
+        sums = np.pad((~mask).astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        missing = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+        found[:rows, :columns] = missing == 0
     return found
 
 

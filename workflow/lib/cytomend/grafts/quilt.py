@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.geometry import Box
-from cytomend.grafts.context import context_map
+from cytomend.grafts.context import coarsest, context_map
 from cytomend.grafts.cut import cut
-from cytomend.grafts.match import Candidate, Matcher, coarsest
+from cytomend.grafts.match import Candidate, Matcher
 from cytomend.grafts.settings import GraftSettings
 
 CHOICE = 3
@@ -135,12 +135,13 @@ class _Quilter:
         self.apart_px = settings.px(settings.apart_um, pixel_size_um)
         self.fade_px = max(settings.joint_um / pixel_size_um, 1.0)
         self.smooth_px = SMOOTH_UM / pixel_size_um
-        context = context_map(area.pixels.mean(axis=0, dtype=np.float32), area.intact, pixel_size_um)
-        self.matcher = Matcher(area.pixels, area.source, context, self.side_px, pixel_size_um, settings.context_weight)
+        blanked = blank(area.pixels, area.intact)
+        context = context_map(blanked.mean(axis=0, dtype=np.float32), area.intact, pixel_size_um)
+        self.matcher = Matcher(blanked, area.source, context, self.side_px, pixel_size_um, settings.context_weight)
         self.have = area.intact.copy()
         self.used = np.zeros_like(self.matcher.possible, dtype=np.float32)
         empty = np.zeros(area.hole.shape, dtype=np.uint32)
-        self.done = Quilt(area.pixels.copy(), area.pixels.copy(), empty)
+        self.done = Quilt(blanked.copy(), blanked, empty)
 
     def lay(self, y: int, x: int) -> None:
         """Lay a block at this corner of the area, unless nothing is missing there or nothing fits."""
@@ -196,6 +197,14 @@ class _Quilter:
         sums[0], sums[:, 0] = 0, 0
         copied = sums[block:, block:] - sums[:-block, block:] - sums[block:, :-block] + sums[:-block, :-block]
         return np.asarray(close | (copied[: len(rows), : len(columns)] > reused * block**2))
+
+
+def blank(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
+    """Return pixels (C, H, W) with the median of the intact ones at all others: nobody sees what damage looks like."""
+    if not intact.any():
+        return np.zeros_like(pixels)
+    middle = np.median(pixels[:, intact], axis=1).astype(pixels.dtype)
+    return np.where(intact, pixels, middle[:, None, None])
 
 
 def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_px: float) -> NDArray[Any]:

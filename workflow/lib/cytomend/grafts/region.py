@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.geometry import Box
+from cytomend.grafts.context import grid_of
 from cytomend.grafts.joints import joints
 from cytomend.grafts.quilt import Area, Graft, block_px, quilt
 from cytomend.grafts.settings import GraftSettings
@@ -123,6 +124,16 @@ def wide_part(hole: Mask, narrow_px: float) -> Mask:
     return np.asarray((ndimage.distance_transform_edt(~deep) <= narrow_px / 2)[1:-1, 1:-1] & hole)
 
 
+def snapped(box: Box, grid_px: int) -> Box:
+    """Return the least box around this one whose corners lie on a grid of the section."""
+    return Box(
+        box.y0 // grid_px * grid_px,
+        box.x0 // grid_px * grid_px,
+        -(-box.y1 // grid_px) * grid_px,
+        -(-box.x1 // grid_px) * grid_px,
+    )
+
+
 def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area | None:
     """Read what lies around a region, wider until there is something to choose from."""
     side = block_px(settings, tissue.pixel_size_um)
@@ -130,7 +141,7 @@ def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area
     wanted = CHOICE_PER_BLOCK * max(int(hole.sum()), side**2)
     area = None
     for times in WIDER:
-        around = box.grow(reach_px * times).clip(tissue.shape)
+        around = snapped(box.grow(reach_px * times), grid_of(tissue.pixel_size_um)).clip(tissue.shape)
         if area is not None and around == area.box:
             break
         area = _read(tissue, around, box, hole)
