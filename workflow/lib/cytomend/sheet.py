@@ -18,6 +18,7 @@ from typing import Any
 from cytomend.decisions import Decision, changes, read_decisions
 from cytomend.diffusion.record import ModelSettings, load_settings
 from cytomend.errors import InputError
+from cytomend.grafts.join import PIXEL_SIZE_TOLERANCE
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
@@ -25,9 +26,6 @@ from cytomend.stains import parse_stain
 from cytomend.storage.edition import annotation_roles
 
 log = logging.getLogger(__name__)
-
-PIXEL_SIZE_TOLERANCE = 1.25
-"""A model is not asked to draw cells of another scale than this factor."""
 
 CLASSES = ("include_classes", "exclude_classes", "tissue_classes")
 
@@ -224,7 +222,8 @@ def settings_of(
         model, record = models(own("model", "mend"))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
+    if own("fill", "mend") == "draw":
+        check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
     annotations = annotations_of(row, where)
     sampler = own("sampler", "mend")
     steps = own("steps", "mend") or STEPS[sampler]
@@ -245,6 +244,7 @@ def settings_of(
             "shards": row["shards"],
             "samples": config["mend"]["samples"],
             **_window(record, config["mend"]["stride_px"], where),
+            "fill": own("fill", "mend"),
             "decisions": changes(decisions),
         },
         mend={
@@ -307,7 +307,8 @@ def check_pixel_size(found_um: float, model_um: float, where: str) -> None:
     if not 1 / PIXEL_SIZE_TOLERANCE <= found_um / model_um <= PIXEL_SIZE_TOLERANCE:
         raise InputError(
             f"{where}: pixel_size_um is {found_um:g}, the model was trained at {model_um:g} µm (up to a factor of"
-            f" {PIXEL_SIZE_TOLERANCE} is accepted); resample the image, or choose or train a model of that pixel size"
+            f" {PIXEL_SIZE_TOLERANCE} is accepted); let mend.fill be graft, or choose or train a model of that"
+            " pixel size"
         )
 
 

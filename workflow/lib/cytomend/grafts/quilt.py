@@ -156,7 +156,8 @@ class _Quilter:
         taken = cut(self._difference(new, old, have), have, self.core_px)
         take = taken & own
         soft = self.done.blended[(slice(None), *here)]
-        self.done.blended[(slice(None), *here)] = np.where(own, faded(new, soft, taken, have, self.fade_px), soft)
+        levelled = at_outline(new, soft, self.area.intact[here], self.fade_px)
+        self.done.blended[(slice(None), *here)] = np.where(own, faded(levelled, soft, taken, have, self.fade_px), soft)
         self.done.pixels[(slice(None), *here)] = np.where(take, new, old)
         number = self.done.number[here]
         self.done.number[here] = np.where(take, np.uint32(len(self.done.grafts) + 1), number)
@@ -205,6 +206,29 @@ def blank(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
         return np.zeros_like(pixels)
     middle = np.median(pixels[:, intact], axis=1).astype(pixels.dtype)
     return np.where(intact, pixels, middle[:, None, None])
+
+
+def at_outline(new: NDArray[Any], old: NDArray[Any], intact: Mask, width_px: float) -> NDArray[Any]:
+    """Return a block whose grey goes over into that of intact tissue around the hole, (C, s, s).
+
+    Intact pixels must stay, so nothing fades there. But the mean difference of block and tissue, taken outside of the
+    outline, is added inside of it, and less and less with depth.
+
+    Parameters
+    ----------
+    new, old : (C, s, s)
+    intact : (s, s), tissue that stays
+    width_px : of the outline's reach
+    """
+    if not intact.any() or intact.all():
+        return new
+    sigma = (0.0, width_px, width_px)
+    share = ndimage.gaussian_filter(intact.astype(np.float64)[None], sigma)
+    differences = np.where(intact, old.astype(np.float64) - new, 0)
+    mean = ndimage.gaussian_filter(differences, sigma) / np.maximum(share, 1e-3)
+    reach = np.exp(-ndimage.distance_transform_edt(~intact) / width_px)
+    limits = np.iinfo(new.dtype)
+    return np.asarray(np.clip(np.rint(new + reach * mean), limits.min, limits.max).astype(new.dtype))
 
 
 def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_px: float) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from cytomend.diffusion.samplers import Sampler
 from cytomend.diffusion.windows import WindowDenoise
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.grafts.join import Joint
 from cytomend.grafts.quilt import GRAFT_COLUMNS
 from cytomend.grafts.region import Grafted, Tissue, graft_region
 from cytomend.grafts.settings import GraftSettings
@@ -91,6 +93,7 @@ class GroupMender:
     model : for the sentence that blames it
     denoise_windows, sampler, seed, device : how to draw
     grafts : how to graft; None to draw all
+    joint : who draws what is not copied
     done : folder of finished regions
     """
 
@@ -104,9 +107,13 @@ class GroupMender:
         seed: int,
         device: torch.device,
         grafts: GraftSettings | None,
+        joint: Joint,
         done: Path,
     ) -> None:
-        self.image, self.plan, self.model, self.grafts, self.done = image, plan, model, grafts, done
+        self.image, self.plan, self.model, self.done = image, plan, model, done
+        # What a network cannot draw is grafted, however narrow it is.
+        self.grafts = grafts if joint == "network" or grafts is None else replace(grafts, narrow_um=0.0)
+        self.joint = joint
         self.denoise_windows, self.sampler, self.seed, self.device = denoise_windows, sampler, seed, device
         self.places: dict[Any, NDArray[np.int64]] = {
             number: plan.windows.loc[rows, ["row", "column"]].to_numpy()
@@ -148,10 +155,16 @@ class GroupMender:
         pixels, numbers = read_canvas(self.image.read, self._labels, facts.shape, layout)
         graft, grafts = np.zeros(numbers.shape, np.uint32), np.zeros((0, len(GRAFT_COLUMNS)))
         grafted = self._grafted(turn) if self.grafts else None
+        if grafted is None and self.joint != "network":
+            raise InputError(
+                f"region {turn.region}: the model cannot draw it, since it was trained on other scans, and there is no"
+                " intact tissue to copy; choose a model for such scans, or raise graft.search_um"
+            )
         if grafted is not None:
             own = numbers == turn.region
             corners, cell_px = layout.corners_px, facts.lattice.cell_px
             graft = np.where(own, grafted.cells(grafted.number[None], corners, cell_px), graft)
+            pixels = np.where(own, grafted.cells(grafted.blended, corners, cell_px), pixels)
             pixels = np.where(graft > 0, grafted.cells(grafted.pixels, corners, cell_px), pixels)
             grafts = np.array(grafted.grafts, dtype=np.float64)
         return Canvas(layout, numbers, pixels, graft, grafts)
@@ -183,16 +196,7 @@ class GroupMender:
         # What is last in the log of a job that is killed.
         log.info("section %s, %s: begun", self.plan.facts.section, _named(group.turns))
         with self._blaming(group.turns):
-            mended = fill(
-                group.image,
-                group.known,
-                group.joined,
-                self.denoise_windows,
-                self.sampler,
-                self.seed,
-                self.device,
-                group.samples,
-            )
+            mended = group.image if self.joint == "blend" else self._drawn(group)
         log.info(
             "section %s, %s: %d windows in %.1f s",
             self.plan.facts.section,
@@ -201,6 +205,18 @@ class GroupMender:
             time.monotonic() - since,
         )
         return group, mended
+
+    def _drawn(self, group: Group) -> NDArray[np.float32]:
+        return fill(
+            group.image,
+            group.known,
+            group.joined,
+            self.denoise_windows,
+            self.sampler,
+            self.seed,
+            self.device,
+            group.samples,
+        )
 
     def keep(self, mended: tuple[Group, NDArray[np.float32]]) -> None:
         """Keep the regions whose last sample is there, each whole or not at all."""
@@ -217,7 +233,8 @@ class GroupMender:
         own = (canvas.numbers == turn.region).any(axis=(1, 2, 3))
         pixels = from_model(drawn[own], facts.value_range, np.dtype(facts.dtype))
         # A copied pixel leaves as it came, also beyond the range of values that the network knows.
-        pixels = np.where(canvas.graft[own] > 0, canvas.pixels[own], pixels)
+        copied = (canvas.graft[own] > 0) | (self.joint == "blend")
+        pixels = np.where(copied, canvas.pixels[own], pixels)
         kept, spread = self.unfinished.setdefault(turn.region, ({}, Spread()))
         if not kept:
             kept.update(

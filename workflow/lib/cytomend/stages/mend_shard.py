@@ -41,12 +41,13 @@ from cytomend import __version__
 from cytomend.diary import begin_log, die_with, told
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.inference import Precision, usable_dtype
-from cytomend.diffusion.record import checkpoint_hash
+from cytomend.diffusion.record import ModelSettings, checkpoint_hash, load_settings
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
 from cytomend.diffusion.schedule import TIMES
 from cytomend.diffusion.windows import WindowDenoise, window_denoiser
 from cytomend.errors import InputError, ResourceError
 from cytomend.fingerprint import fingerprint
+from cytomend.grafts.join import Joint, joint_for
 from cytomend.grafts.quilt import GRAFT_COLUMNS
 from cytomend.grafts.settings import GraftSettings
 from cytomend.overlap import overlapped
@@ -211,7 +212,8 @@ def mend_shard(
                 f"{model}: was replaced while section {plan.facts.section!r} was mended with it; copy the weights of a"
                 " training that goes on to a folder of their own, and run again"
             )
-        _gather(plan, list(costs), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
+        joined = {"joint": joint_of(plan.facts, load_settings(model))} if settings.grafts else {}
+        _gather(plan, list(costs), done, work / "store", {**provenance, **joined, "plan": plan_identity(plan_folder)})
         facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
         manifest = publish(work / "store", out, {**facts, "gpus": machine.gpus})
         shutil.rmtree(work)  # not before: a job killed while it publishes keeps its regions
@@ -300,7 +302,7 @@ def _mend_groups(
     )
     sampler = settings.choose()
     most_windows = max(*windows_of.values(), machine.group_windows(facts.window_px))
-    rehearse(ask, machine, facts, most_windows)
+    rehearse(ask, machine, facts, most_windows, record.unet.channels)
     total = sum(windows_of.values()) * facts.samples * sampler.calls
     with (
         open_image(image_path) as image,
@@ -312,14 +314,15 @@ def _mend_groups(
             progress.update(len(x))
             return answer
 
+        joint = joint_of(facts, record)
         hands = GroupMender(
-            image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, done
+            image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, joint, done
         )
         groups = grouped(turns(windows_of.items(), facts.samples), machine.group_windows(facts.window_px))
         overlapped(groups, hands.read, hands.mend, hands.keep)
 
 
-def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_windows: int) -> None:
+def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_windows: int, channels: int) -> None:
     """See on a GPU, before any region is begun, that a network call and the largest group have room in its memory.
 
     Every call has the same shape, so that what fits once fits always.
@@ -332,9 +335,9 @@ def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_win
     if machine.device.type != "cuda":
         return
     side, gigabyte = facts.window_px, 1e9
-    held = GROUP_STATES * 4 * facts.channels * most_windows * side**2
+    held = GROUP_STATES * 4 * channels * most_windows * side**2
     try:
-        x = torch.zeros((machine.batch_windows, facts.channels, side, side), device=machine.device)
+        x = torch.zeros((machine.batch_windows, channels, side, side), device=machine.device)
         ask(x, x[:, :1])
     except torch.OutOfMemoryError as error:
         free, whole = torch.cuda.mem_get_info(machine.device)
@@ -369,6 +372,11 @@ def provenance_of(model: Path, settings: MendSettings, machine: Machine, samples
         "samples": samples,
         "precision": str(usable_dtype(machine.device, settings.precision)).removeprefix("torch."),
     }
+
+
+def joint_of(facts: SectionFacts, record: ModelSettings) -> Joint:
+    """Return who makes the joints of a section with a model."""
+    return joint_for(facts.channels, facts.pixel_size_um, record.unet.channels, record.pixel_size_um)
 
 
 def plan_identity(plan_folder: Path) -> str:
