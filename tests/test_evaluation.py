@@ -25,7 +25,7 @@ from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
 from cytomend.evaluation import parts, summary
 from cytomend.evaluation.fillers import FILLERS
-from cytomend.evaluation.measurement import MEASURED, ORIGINAL, TRUTH
+from cytomend.evaluation.measurement import FLOOR, MEASURED, ORIGINAL, PASTED, RENOISED, TRUTH
 from cytomend.evaluation.mending import TrialMender
 from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement, place_intact
 from cytomend.evaluation.tables import DICTIONARY, GATHERED, read_facts, read_table
@@ -242,7 +242,7 @@ def test_trials_mended_together_come_out_as_alone(phantom, tiny_model):
 def test_pictures_equal_the_original_outside_the_mask_and_every_filler_has_a_row(evaluation):
     rows = read_table(evaluation, "measurements")
     fillers = set(rows["filler"])
-    assert fillers == {ORIGINAL, TRUTH, "timemap", "floor", "renoised", "local mean"}
+    assert fillers == {ORIGINAL, TRUTH, "timemap", FLOOR, PASTED, RENOISED, "local mean"}
     counts = rows.groupby(["kind", "filler"]).size().unstack()
     assert counts.nunique(axis=1).eq(1).all()
     assert counts.loc[INTACT, "timemap"] == 5

@@ -8,7 +8,7 @@ and shows tissue. Places follow from the section's name and the seed alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -35,7 +35,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One trial before anything is read: ``mask`` (S, S) bool lies in ``view``, ``other`` is the floor's view."""
+    """One trial before anything is read: ``mask`` (S, S) bool lies in ``view``, ``other`` is the view of the floor."""
 
     trial: int
     kind: str
@@ -48,6 +48,11 @@ class Placement:
     def patch(self) -> Box:
         """The view without its margin."""
         return self.view.grow(-self.margin_px)
+
+    @property
+    def at_floor(self) -> Placement:
+        """The same mask at the place of the floor."""
+        return replace(self, view=self.other, other=self.view)
 
     @property
     def fraction(self) -> float:

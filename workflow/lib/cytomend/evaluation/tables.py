@@ -37,11 +37,15 @@ TRIAL = {
     "fraction": Column("of 1", "share of the patch that is masked"),
 }
 PICTURE = {
-    "filler": Column("", "what filled the mask: a sampler, a control, original, or truth (cells that are known)"),
+    "filler": Column(
+        "",
+        "what filled the mask: a sampler, a control, original, or truth (cells that are known); floor: not filled, the"
+        " mask lies on other tissue as it stands",
+    ),
     "segmenter": Column("", "what found the cells"),
 }
 CELL = {
-    "y_um": Column("µm", "centre of the cell, from the upper edge of the section"),
+    "y_um": Column("µm", "centre of the cell, from the upper edge of the section; of the floor where that lies"),
     "x_um": Column("µm", "centre of the cell, from the left edge of the section"),
     "area_um2": Column("µm²", "area of its profile"),
 }
@@ -56,7 +60,9 @@ STATISTIC = {
     for name, ratio in MEASURED.items()
 }
 SUM = {
-    name: Column("", "sum over the mask, or over the rim around it, of which the statistics are ratios")
+    name: Column(
+        "", "sum over the mask, or over the rim around it, of which the statistics are ratios; the floor has no rim"
+    )
     for ratio in MEASURED.values()
     for name in (ratio.top, ratio.bottom)
 }
@@ -68,8 +74,8 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "patch_px": Column("px", "side of the patch"),
         "margin_px": Column("px", "margin of tissue around it that segmenters see"),
         "masked_px": Column("px", "pixels of the mask"),
-        "other_y0_px": Column("px", "upper edge of the patch that serves as floor"),
-        "other_x0_px": Column("px", "left edge of the patch that serves as floor"),
+        "other_y0_px": Column("px", "upper edge of the patch that is the floor"),
+        "other_x0_px": Column("px", "left edge of the patch that is the floor"),
     },
     "measurements": {**TRIAL, **PICTURE, **SUM, **STATISTIC},
     "arrangement": {

@@ -38,6 +38,11 @@ class Trial:
 
     @property
     def floor(self) -> Grey:
+        """The other patch as it stands, to be measured under the same mask: nothing is pasted, no cell is cut."""
+        return self.other
+
+    @property
+    def pasted(self) -> Grey:
         """The patch with the other patch's pixels under the mask: real tissue in the wrong place."""
         return np.where(self.mask, self.other, self.patch)
 

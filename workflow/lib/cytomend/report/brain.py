@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cytomend.costs import Hours
+from cytomend.evaluation.measurement import FLOOR
 from cytomend.evaluation.placement import INTACT
 from cytomend.evaluation.summary import ALL
 from cytomend.evaluation.tables import read_facts, read_table
 from cytomend.report.metrics import SectionMetrics
 
-FLOOR = "floor"
 COMPARED = {"density": "cell density", "cell_area": "cell area"}
 """Statistics of an evaluation that the table shows."""
 DIGITS = 5

@@ -1,7 +1,7 @@
 """Figures of an evaluation: errors, flips, distributions, arrangement, exemplars. Vector graphics, text as text.
 
 A filler has the same colour and marker in every figure. Models are thick lines; controls are thin lines on top of them,
-so that a control that does better is seen; the floor, real tissue in the wrong place, is a grey band. What a table does
+so that a control that does better is seen; the floor, other real tissue as it stands, is a grey band. What a table does
 not hold is a panel that says so.
 """
 
@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
+from cytomend.evaluation.measurement import FLOOR, KNOWN, ORIGINAL, PASTED, RENOISED
 from cytomend.report.scale import scale_bar
 from cytomend.storage.publish import write_whole
 
@@ -47,17 +48,22 @@ LONGEST_NAME = 40
 LEGEND_LETTERS = 126
 """What fits below a figure; a column takes eight more than its longest name."""
 
-ORIGINAL, FLOOR, ALL, KNOWN = "original", "floor", "all", "known cells"
-NO_FILLERS = ("original", "floor", "renoised")
-CONTROLS = ("renoised", "biharmonic", "nearest tissue", "local mean")
-SAID = {FLOOR: "floor (other real tissue)", "renoised": "renoised (original, new noise)"}
+ALL = "all"
+NO_FILLERS = (ORIGINAL, FLOOR, RENOISED)
+CONTROLS = (RENOISED, PASTED, "biharmonic", "nearest tissue", "local mean")
+SAID = {
+    FLOOR: "floor (other tissue as it stands)",
+    PASTED: "pasted tissue (cut at the outline)",
+    RENOISED: "renoised (original, new noise)",
+}
 """Fillers whose name says too little."""
 
 # Okabe & Ito 2008, then Tol's muted scheme: told apart in every common form of colour blindness.
 COLOURS = {
     ORIGINAL: "#000000",
     FLOOR: "#7f7f7f",
-    "renoised": "#4d4d4d",
+    RENOISED: "#4d4d4d",
+    PASTED: "#aa4499",
     "biharmonic": "#e69f00",
     "nearest tissue": "#009e73",
     "local mean": "#56b4e9",
@@ -65,7 +71,15 @@ COLOURS = {
     "repaint": "#d55e00",
 }
 OTHER_COLOURS = ("#cc79a7", "#882255", "#332288", "#999933")
-MARKERS = {"renoised": "x", "biharmonic": "^", "nearest tissue": "v", "local mean": "D", "timemap": "o", "repaint": "s"}
+MARKERS = {
+    RENOISED: "x",
+    PASTED: "<",
+    "biharmonic": "^",
+    "nearest tissue": "v",
+    "local mean": "D",
+    "timemap": "o",
+    "repaint": "s",
+}
 OTHER_MARKERS = ("P", "X", "*", "p", "h")
 BAND = "#d9d9d9"
 
@@ -567,7 +581,7 @@ def look_of(name: str, others: Sequence[str]) -> Look:
     if name == FLOOR:
         return Look(COLOURS[name], width=1.6, dash=(0, (4, 2)), is_control=True)
     if name in CONTROLS:
-        return Look(COLOURS[name], MARKERS[name], ":" if name == "renoised" else "-", 1.2, is_control=True)
+        return Look(COLOURS[name], MARKERS[name], ":" if name == RENOISED else "-", 1.2, is_control=True)
     if name in COLOURS:
         return Look(COLOURS[name], MARKERS[name])
     i = others.index(name)
@@ -668,7 +682,7 @@ def caption_errors(rows: pd.DataFrame, looks: Mapping[str, Look], segmenter: str
     text = (
         f"Median relative error of a trial {where} against {against} (segmenter: {plain(segmenter)}), lower is better,"
         " with 95 % bootstrap intervals; errors inside or below the grey band are no larger than those of the floor,"
-        " other real tissue of the section in the same place."
+        " other real tissue of the section, measured as it stands under the same mask."
     )
     if ORIGINAL in fillers_of(rows):
         text += " The line of the original is the segmenter's own error, on undamaged tissue."

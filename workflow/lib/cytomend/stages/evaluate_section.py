@@ -6,7 +6,8 @@ statistics say before and after. The same is done with controls in place of the 
 | filler | what |
 |---|---|
 | the section's sampler, and others | the model |
-| ``floor`` | another patch of the same tissue: how far real tissue is from real tissue |
+| ``floor`` | the same mask on another patch of the same tissue, as it stands: how far real tissue is from real tissue |
+| ``pasted tissue`` | that patch's pixels in the mask: real tissue in the wrong place, its cells cut at the outline |
 | ``renoised`` | the original with fresh noise: the segmenter's own error |
 | ``biharmonic``, ``nearest tissue``, ``local mean`` | simple fillers |
 
@@ -49,11 +50,24 @@ from cytomend.classification.classifiers import Classifier, open_classifier
 from cytomend.errors import InputError
 from cytomend.evaluation.colours import colour_rows
 from cytomend.evaluation.fillers import Filler, open_filler, renoised
-from cytomend.evaluation.measurement import KNOWN, ORIGINAL, PLACES, TRUTH, Looks, Row, Seen, classify
+from cytomend.evaluation.measurement import (
+    FLOOR,
+    KNOWN,
+    ORIGINAL,
+    PASTED,
+    PLACES,
+    RENOISED,
+    TRUTH,
+    Looks,
+    Row,
+    Seen,
+    classify,
+)
 from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
 from cytomend.evaluation.summary import summaries
 from cytomend.evaluation.tables import FACTS, GATHERED, table, write_tables
 from cytomend.evaluation.trial_store import MendedTrial, TrialStore
+from cytomend.geometry import Box
 from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan, SectionFacts
@@ -82,7 +96,6 @@ CHUNK = 64
 """Trials that are held at a time."""
 EXEMPLARS = 4
 SURROUNDINGS_UM = 64.0
-FLOOR, RENOISED = "floor", "renoised"
 
 Grey = NDArray[np.generic]
 
@@ -110,7 +123,8 @@ class Views(NamedTuple):
     """What is read of a trial, all grey: of an RGB section its stain (`cytomend.segmentation.stain`).
 
     ``original`` undamaged, ``scan`` as it is with ``unknown`` pixels, ``other`` tissue for the floor (S, S) each, and
-    the ``surroundings`` of the original. ``pixels`` and ``other_pixels`` (C, S, S) are original and other in colour.
+    the surroundings of the original and of the other. ``pixels`` and ``other_pixels`` (C, S, S) are original and other
+    in colour.
     """
 
     original: Grey
@@ -118,6 +132,7 @@ class Views(NamedTuple):
     unknown: NDArray[np.bool_]
     other: Grey
     surroundings: Grey
+    other_surroundings: Grey
     pixels: Grey
     other_pixels: Grey
 
@@ -249,27 +264,26 @@ class Evaluation:
             scan=self.stain.grey(self.image.read(place.view)),
             unknown=place.mask | self.plan.mask.read(place.view),
             other=self.stain.grey(other),
-            surroundings=self._surroundings(place),
+            surroundings=self._surroundings(place.view),
+            other_surroundings=self._surroundings(place.other),
             pixels=pixels,
             other_pixels=other,
         )
 
-    def _surroundings(self, place: Placement) -> Grey:
-        around = place.view.grow(round(SURROUNDINGS_UM / self.facts.pixel_size_um)).clip(self.facts.shape)
+    def _surroundings(self, view: Box) -> Grey:
+        around = view.grow(round(SURROUNDINGS_UM / self.facts.pixel_size_um)).clip(self.facts.shape)
         return self.stain.grey((self.truth or self.image).read(around))
 
     def _look(self, trial: MendedTrial, views: Views) -> dict[str, list[Row]]:
         """Return the rows of one trial, by table."""
         place, pictures = trial.place, self._pictures(trial, views)
-        looks = Looks(
-            place,
-            views.original,
-            views.surroundings,
-            self.segmenters,
-            pixel_size_um=self.facts.pixel_size_um,
-            value_range=self.facts.value_range,
-        )
-        seen = [looks.look(filler, name, picture) for name in self.segmenters for filler, picture in pictures.items()]
+        looks = self._looks(place, views.original, views.surroundings)
+        floor = self._looks(place.at_floor, views.other, views.other_surroundings)
+        seen = [
+            floor.as_it_stands(FLOOR, name) if filler == FLOOR else looks.look(filler, name, picture)
+            for name in self.segmenters
+            for filler, picture in pictures.items()
+        ]
         if self.known is not None:
             cells = _cells_in(self.known, place, self.facts.pixel_size_um)
             seen.append(looks.measured(TRUTH, KNOWN, views.original, cells, cells))
@@ -283,30 +297,43 @@ class Evaluation:
                 pixel_size_um=self.facts.pixel_size_um,
                 value_range=self.facts.value_range,
             )
-        coloured = {ORIGINAL: views.pixels, **trial.fills, FLOOR: views.other_pixels}
+        # Under the mask the floor and what is pasted are the same pixels.
+        others = dict.fromkeys((FLOOR, PASTED), views.other_pixels)
+        coloured = {ORIGINAL: views.pixels, **trial.fills, **others}
         return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured)}
 
+    def _looks(self, place: Placement, picture: Grey, surroundings: Grey) -> Looks:
+        return Looks(
+            place,
+            picture,
+            surroundings,
+            self.segmenters,
+            pixel_size_um=self.facts.pixel_size_um,
+            value_range=self.facts.value_range,
+        )
+
     def _pictures(self, trial: MendedTrial, views: Views) -> dict[str, Grey]:
-        """Return the original and all that fills it, each equal to the original outside the mask."""
-        filled: dict[str, Grey] = {
-            **{name: self.stain.grey(pixels) for name, pixels in trial.fills.items()},
+        """Return the original, all that fills it, each equal to the original outside the mask, and the floor whole."""
+
+        def put_in(filled: Grey) -> Grey:
+            return np.where(trial.place.mask, filled, views.original)
+
+        pictures = {
+            ORIGINAL: views.original,
+            **{name: put_in(self.stain.grey(pixels)) for name, pixels in trial.fills.items()},
             FLOOR: views.other,
+            PASTED: put_in(views.other),
         }
         for name, filler in self.fillers.items():
             with blamed_on("filler", name):
-                filled[name] = filler(views.scan, views.unknown)
-        return {
-            ORIGINAL: views.original,
-            **{name: np.where(trial.place.mask, picture, views.original) for name, picture in filled.items()},
-            RENOISED: renoised(views.original, seed=trial.place.trial),
-        }
+                pictures[name] = put_in(filler(views.scan, views.unknown))
+        return {**pictures, RENOISED: renoised(views.original, seed=trial.place.trial)}
 
     def _exemplar(self, trial: MendedTrial, views: Views) -> Exemplar:
         """Return a trial to be looked at, with the first segmenter's cells."""
         place, segmenter = trial.place, next(iter(self.segmenters.values()))
-        pictures = self._pictures(trial, views)
-        name, fill = next(iter(trial.fills.items()))
-        before, after = views.original, pictures[name]
+        fill = next(iter(trial.fills.values()))
+        before, after = views.original, np.where(place.mask, self.stain.grey(fill), views.original)
         low, high = self.facts.value_range
         cells = [
             segmenter.find(
