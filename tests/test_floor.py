@@ -11,7 +11,7 @@ import tifffile
 from conftest import blobs, cpu, mend_settings, plan_settings, write_tiff
 
 from cytomend.evaluation.measurement import FLOOR, MEASURED, NO_RIM, ORIGINAL, PASTED, Looks
-from cytomend.evaluation.placement import INTACT, Placement
+from cytomend.evaluation.placement import INTACT, LARGE, SMALL, Placement
 from cytomend.evaluation.position import RIM_STATISTICS
 from cytomend.evaluation.summary import summarise
 from cytomend.evaluation.tables import read_table
@@ -109,7 +109,7 @@ def swapped(tiny_model, tmp_path, monkeypatch):
     mask = np.pad(blobs((96, 96), (5, 5, 80, 50)), MARGIN)
     one, two = Box(30, 30, 190, 190), Box(50, 240, 210, 400)
     places = [Placement(0, INTACT, one, MARGIN, mask, two), Placement(1, INTACT, two, MARGIN, mask, one)]
-    monkeypatch.setattr(stage, "place_trials", lambda *_: places)
+    monkeypatch.setattr(stage, "place_trials", lambda *_: {SMALL: places, LARGE: []})
     settings = TrialSettings(trials=2, artefact_trials=0, windows=2, samplers=[], sampler_trials=1, seed=0)
     args = tmp_path / "section.tif", tmp_path / "plan"
     mend_trials(*args, tiny_model(), mend_settings(), settings, cpu(), tmp_path / "trials.zarr")

@@ -105,7 +105,9 @@ class Looks:
         """Return the rows of a picture whose cells are found; without cells ``before``, the rim is not measured."""
         mask, pixel_size_um = self.place.mask, self.pixel_size_um
         places = cells[PLACES].to_numpy(np.float64)
-        key: Row = {"trial": self.place.trial, "kind": self.place.kind, "filler": filler, "segmenter": segmenter}
+        place = self.place
+        trial: Row = {"trial": place.trial, "kind": place.kind, "size": place.size}
+        key: Row = {**trial, "filler": filler, "segmenter": segmenter}
         sums = dict(
             zip(SUMS, measure(picture, mask, places, pixel_size_um=pixel_size_um, dark=self.dark).tolist(), strict=True)
         )
@@ -190,6 +192,7 @@ def classify(
         {
             "trial": place.trial,
             "kind": place.kind,
+            "size": place.size,
             "fraction": place.fraction,
             "filler": filler,
             "classifier": name,

@@ -124,7 +124,7 @@ class Exemplar:
 
     ``original``, ``mended`` (S, S) grey or (S, S, 3) RGB; ``mask`` (S, S); ``cells_before``, ``cells_after`` a row a
     cell with ``contour_y_um`` and ``contour_x_um``, arrays of points from the corner of the first pixel; ``fraction``
-    is the share of the patch that is masked.
+    is the share of the patch that is masked, ``size`` that of the patch.
     """
 
     original: NDArray[np.generic]
@@ -135,14 +135,15 @@ class Exemplar:
     fraction: float
     title: str
     pixel_size_um: float = 1.0
+    size: str = "small"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTables:
-    """What is drawn; a table may be empty.
+    """What is drawn, of patches of one size; a table may be empty.
 
     ``cell_areas_um2`` are the areas of single cells by filler; ``models`` names the fillers that are models, if that is
-    known: all others are controls then.
+    known: all others are controls then. ``fillers`` names those of other figures too, so that each has one colour.
     """
 
     summary: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -152,6 +153,7 @@ class EvaluationTables:
     exemplars: Sequence[Exemplar] = ()
     cell_areas_um2: Mapping[str, Float] = field(default_factory=dict)
     models: Sequence[str] = ()
+    fillers: Sequence[str] = ()
 
 
 class WrittenFigures(NamedTuple):
@@ -161,7 +163,9 @@ class WrittenFigures(NamedTuple):
     captions: dict[str, str]
 
 
-def write_figures(folder: Path, tables: EvaluationTables, *, segmenter: str | None = None) -> WrittenFigures:
+def write_figures(
+    folder: Path, tables: EvaluationTables, *, segmenter: str | None = None, suffix: str = ""
+) -> WrittenFigures:
     """Draw all figures of one segmenter, by default the first, and write ``NAME.svg``.
 
     The same tables give the same bytes.
@@ -171,9 +175,10 @@ def write_figures(folder: Path, tables: EvaluationTables, *, segmenter: str | No
     folder : made if need be
     tables : what was measured
     segmenter : whose measurements are shown
+    suffix : of every name
     """
     segmenter = segmenter or first_segmenter(tables)
-    drawn = draw_figures(tables, segmenter)
+    drawn = {f"{name}{suffix}": figure for name, figure in draw_figures(tables, segmenter).items()}
     return WrittenFigures(
         {name: write_svg(figure, folder / f"{name}.svg") for name, (figure, _) in drawn.items()},
         {name: caption for name, (_, caption) in drawn.items()},
@@ -339,11 +344,12 @@ def draw_exemplars(exemplars: Sequence[Exemplar]) -> Figure:
         return figure
     for row, exemplar in zip(figure.subfigures(len(exemplars), 1, squeeze=False).ravel(), exemplars, strict=True):
         draw_exemplar(row, exemplar)
-    handles = {
+    outlined = any(len(exemplar.cells_before) for exemplar in exemplars)
+    cells = {
         "cells in the mask": Line2D([], [], color=CELL_COLOUR, linewidth=1.6),
         "cells around it": Line2D([], [], color=RIM_COLOUR, linewidth=1.0),
-        "mask": Patch(facecolor=MASK_COLOUR, edgecolor="black", linestyle="--"),
     }
+    handles = {**(cells if outlined else {}), "mask": Patch(facecolor=MASK_COLOUR, edgecolor="black", linestyle="--")}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -550,7 +556,7 @@ def curve_of(part: pd.DataFrame) -> pd.DataFrame:
 def looks_of(tables: EvaluationTables) -> dict[str, Look]:
     """Return how each filler of any table is drawn, in the order of the legend: models before controls."""
     named = (fillers_of(table) for table in (tables.summary, tables.classes, tables.measurements, tables.arrangement))
-    names = list(dict.fromkeys([*(name for names in named for name in names), *tables.cell_areas_um2]))
+    names = list(dict.fromkeys([*tables.fillers, *(name for names in named for name in names), *tables.cell_areas_um2]))
     return looks_for(names, tables.models)
 
 
@@ -738,9 +744,11 @@ def caption_exemplars(exemplars: Sequence[Exemplar]) -> str:
     """Say what is seen in the sheet."""
     if not exemplars:
         return "No trials were kept to be shown."
+    outlined = any(len(exemplar.cells_before) for exemplar in exemplars)
     return (
-        "Trials as they look: original, mask and mended patch on the same grey scale, with the cells that the segmenter"
-        " found. Pixels inside the dashed line of the last column are synthetic."
+        "Trials as they look: original, mask and mended patch on the same grey scale"
+        + (", with the cells that the segmenter found." if outlined else ".")
+        + " Pixels inside the dashed line of the last column are synthetic."
     )
 
 

@@ -23,6 +23,9 @@ taken against it too, also under the artefacts themselves. Written into one fold
 | ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
 | ``evaluation.json`` | settings, model with checksum, number of trials |
 | ``figures/*.svg``, ``figures/captions.json`` | the figures, and what to see in them |
+
+Small and large patches stand in the same tables, with a column that says which; summaries and figures keep them apart.
+Few trials are held at a time, and their rows are written as they come.
 """
 
 from __future__ import annotations
@@ -63,9 +66,9 @@ from cytomend.evaluation.measurement import (
     Seen,
     classify,
 )
-from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
+from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SMALL, Placement
 from cytomend.evaluation.summary import summaries
-from cytomend.evaluation.tables import FACTS, GATHERED, table, write_tables
+from cytomend.evaluation.tables import FACTS, GATHERED, SUMMED, TableFiles, cell_areas, read_table, table, write_tables
 from cytomend.evaluation.trial_store import MendedTrial, TrialStore
 from cytomend.geometry import Box
 from cytomend.plugins import blamed_on
@@ -93,8 +96,10 @@ from cytomend.storage.publish import (
 log = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Trials that are held at a time."""
-EXEMPLARS = 4
+"""Small trials that are held at a time; of large ones as many as there are threads."""
+EXEMPLARS = {SMALL: 4, LARGE: 2}
+MOST_EXEMPLAR_PX = 640
+"""Side up to which the picture of a trial is shown as it is; of a larger one every second pixel or fewer."""
 SURROUNDINGS_UM = 64.0
 
 Grey = NDArray[np.generic]
@@ -221,39 +226,52 @@ class Evaluation:
 
     def run(self, threads: int, work: Path) -> None:
         """Look at all trials, sum up, and write."""
-        rows: dict[str, list[Row]] = {name: [] for name in GATHERED}
         exemplars: list[Exemplar] = []
         with (
             Progress(f"section {self.facts.section}", len(self.store), "trial") as progress,
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            TableFiles(work, GATHERED) as files,
         ):
             shown = self._choose_exemplars()
-            for start in range(0, len(self.store), CHUNK):
-                chunk = self.store.read(start, start + CHUNK)
+            for chunk in self.store.batches(CHUNK, threads):
                 views = [self._read(trial.place) for trial in chunk]
-                for trial, seen, found in zip(chunk, views, pool.map(self._look, chunk, views), strict=True):
-                    for name, content in found.items():
-                        rows[name] += [{"section": self.facts.section, **row} for row in content]
-                    if trial.place.trial in shown:
-                        exemplars.append(self._exemplar(trial, seen))
+                looks = list(pool.map(self._look, chunk, views))
+                for name in GATHERED:
+                    rows = [{"section": self.facts.section, **row} for found in looks for row in found[name]]
+                    files.add(name, table(name, rows))
+                exemplars += [
+                    self._exemplar(trial, seen)
+                    for trial, seen in zip(chunk, views, strict=True)
+                    if trial.place.trial in shown
+                ]
                 progress.update(len(chunk))
-        tables = {name: table(name, content) for name, content in rows.items()}
-        tables |= summaries(tables)
-        write_tables(work, tables)
+        tables = summaries(measured := {name: read_table(work, name) for name in SUMMED})
+        write_tables(work, tables, files.columns)
         exemplars.sort(key=lambda exemplar: exemplar.fraction)
-        draw_evaluation(work / FIGURES, tables, self.settings.segmenters[0], self.store.facts["samplers"], exemplars)
-        text = json.dumps(self._facts(), indent=1, sort_keys=True) + "\n"
-        (work / FACTS).write_text(text, encoding="utf-8")
+        segmenter, facts = self.settings.segmenters[0], self._facts()
+        draw_evaluation(
+            work / FIGURES,
+            {**measured, **tables},
+            cell_areas(work, segmenter, INTACT),
+            segmenter,
+            self.store.facts["samplers"],
+            facts["patches"]["patch_um"],
+            exemplars,
+        )
+        (work / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def _choose_exemplars(self) -> set[int]:
-        """Return some trials on intact tissue, from small masks to large ones, to be shown."""
-        chosen = []
-        for start in range(0, len(self.store), CHUNK):
-            places = (trial.place for trial in self.store.read(start, start + CHUNK))
-            chosen += [(place.fraction, place.trial) for place in places if place.kind == INTACT]
-        chosen.sort()
-        picked = np.linspace(0, len(chosen) - 1, min(EXEMPLARS, len(chosen))).round().astype(int)
-        return {chosen[i][1] for i in picked}
+        """Return some trials of each size on intact tissue, from small masks to large ones, to be shown."""
+        picked: set[int] = set()
+        for size, most in EXEMPLARS.items():
+            chosen = sorted(
+                (trial.fraction, trial.trial)
+                for trial in self.store.listed()
+                if trial.kind == INTACT and trial.size == size
+            )
+            places = np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int)
+            picked |= {chosen[i][1] for i in places}
+        return picked
 
     def _read(self, place: Placement) -> Views:
         """Read what a trial needs; files are read by one thread alone."""
@@ -330,38 +348,46 @@ class Evaluation:
         return {**pictures, RENOISED: renoised(views.original, seed=trial.place.trial)}
 
     def _exemplar(self, trial: MendedTrial, views: Views) -> Exemplar:
-        """Return a trial to be looked at, with the first segmenter's cells."""
-        place, segmenter = trial.place, next(iter(self.segmenters.values()))
-        fill = next(iter(trial.fills.values()))
-        before, after = views.original, np.where(place.mask, self.stain.grey(fill), views.original)
+        """Return a trial to be looked at, with the first segmenter's cells; those of a large patch are too many."""
+        place, fill = trial.place, next(iter(trial.fills.values()))
         low, high = self.facts.value_range
-        cells = [
-            segmenter.find(
+        filled = np.where(place.mask, fill, views.pixels)
+        step = -(-place.view.shape[0] // MOST_EXEMPLAR_PX)
+        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (views.pixels, filled)]
+        looks = [p[0] if len(p) == 1 else np.moveaxis(p, 0, -1) for p in (p[:, ::step, ::step] for p in shown)]
+        cells = [pd.DataFrame()] * 2 if place.size == LARGE else self._exemplar_cells(trial, fill, views)
+        return Exemplar(
+            original=looks[0],
+            mask=place.mask[::step, ::step],
+            mended=looks[1],
+            cells_before=cells[0],
+            cells_after=cells[1],
+            pixel_size_um=self.facts.pixel_size_um * step,
+            fraction=place.fraction,
+            title=f"trial {place.trial}",
+            size=place.size,
+        )
+
+    def _exemplar_cells(self, trial: MendedTrial, fill: Grey, views: Views) -> list[pd.DataFrame]:
+        """Return the first segmenter's cells before and after."""
+        after = np.where(trial.place.mask, self.stain.grey(fill), views.original)
+        return [
+            next(iter(self.segmenters.values())).find(
                 picture.copy(),
                 pixel_size_um=self.facts.pixel_size_um,
                 value_range=self.facts.value_range,
                 surroundings=views.surroundings,
             )
-            for picture in (before, after)
+            for picture in (views.original, after)
         ]
-        filled = np.where(place.mask, fill, views.pixels)
-        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (views.pixels, filled)]
-        looks = [p[0] if len(p) == 1 else np.moveaxis(p, 0, -1) for p in shown]
-        return Exemplar(
-            original=looks[0],
-            mask=place.mask,
-            mended=looks[1],
-            cells_before=cells[0],
-            cells_after=cells[1],
-            pixel_size_um=self.facts.pixel_size_um,
-            fraction=place.fraction,
-            title=f"trial {place.trial}",
-        )
 
     def _facts(self) -> Row:
         stored = self.store.facts
-        counts = Counter(ARTEFACT if row[-1] else INTACT for row in self.store.places.tolist())
-        keys = ("section", "cytomend", "model", "checkpoint_sha256", "sampler", "calls", "wanted", "settings", "seed")
+        counts = Counter(trial.kind for trial in self.store.listed() if trial.size == SMALL)
+        keys = (
+            *("section", "cytomend", "model", "checkpoint_sha256", "sampler", "calls"),
+            *("wanted", "patches", "settings", "seed"),
+        )
         return {
             **{key: stored[key] for key in keys},
             "model_fillers": stored["samplers"],
@@ -376,6 +402,7 @@ def _rows(place: Placement, seen: Sequence[Seen], classes: list[Row]) -> dict[st
     trial: Row = {
         "trial": place.trial,
         "kind": place.kind,
+        "size": place.size,
         "fraction": place.fraction,
         "y0_px": place.patch.y0,
         "x0_px": place.patch.x0,
