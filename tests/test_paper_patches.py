@@ -1,6 +1,8 @@
 """Patches as large as those of the paper stand beside small ones, are never pooled with them, and fill no memory."""
 
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,19 @@ from conftest import blobs, cpu, mend_settings, plan_settings, write_tiff
 from cytomend.cli import main
 from cytomend.evaluation import summary
 from cytomend.evaluation.measurement import MEASURED, ORIGINAL
-from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SIZES, SMALL, Placements, place_intact
+from cytomend.evaluation.placement import (
+    ARTEFACT,
+    INTACT,
+    LARGE,
+    SIZES,
+    SMALL,
+    Placement,
+    Placements,
+    Spot,
+    next_number,
+    place_intact,
+    place_on_artefacts,
+)
 from cytomend.evaluation.tables import (
     DICTIONARY,
     GATHERED,
@@ -24,9 +38,11 @@ from cytomend.evaluation.tables import (
     table,
     total_facts,
 )
-from cytomend.evaluation.trial_store import TrialStore
+from cytomend.evaluation.trial_store import TrialStore, write_trials
 from cytomend.evaluation.trials import COARSE_PX, TOLERANCE, mask_of, stratified_masks
+from cytomend.geometry import Box
 from cytomend.phantom import render_tissue
+from cytomend.regions.plan import Plan
 from cytomend.report.evaluation_shown import EvaluationShown
 from cytomend.report.evaluation_text import summary_text
 from cytomend.report.pages import write_page
@@ -37,6 +53,7 @@ from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate
 from cytomend.stages.mend_trials import KeptFills, TrialSettings, mend_trials
 from cytomend.stages.plan_section import plan_section
 from cytomend.storage.images import open_image
+from cytomend.storage.publish import publish
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import paper_patches
@@ -178,6 +195,42 @@ def test_a_large_trial_is_mended_alone_and_fills_stay_on_disk(phantom, tiny_mode
     kept.keep(part)
     assert (3 in kept, 4 in kept, list(kept), kept[3].sum()) == (True, False, [3], 4)
     assert kept.parts == {3: part}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_memory_does_not_grow_with_the_number_of_trials(size, tmp_path, monkeypatch):
+    side, monkey = 300, "cytomend.evaluation.placement.stratified_mask"
+    monkeypatch.setattr(monkey, lambda number, *_: np.random.default_rng(number).random((side, side)) < 0.2)
+
+    def peak(count):
+        spots = [Spot(i, Box(0, 0, side, side), Box(0, 0, side, side), i, 0.2) for i in range(count)]
+        places, fills, store = Placements(spots, size, side, 0, 0), KeptFills(), tmp_path / f"{count}"
+        for place in places:
+            np.savez(tmp_path / f"{place.trial}.npz", **{f"{place.trial}": place.mask[None].astype(np.uint8)})
+            fills.keep(tmp_path / f"{place.trial}.npz")
+        tracemalloc.start()
+        write_trials(tmp_path / "work", {size: places}, {"mine": fills}, 1, np.dtype(np.uint8), {})
+        publish(tmp_path / "work", store, {})
+        batches = TrialStore.open(store).batches(16, 1)
+        read = [(trial.place.trial, trial.fills["mine"].sum()) for batch in batches for trial in batch]
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert read == [(place.trial, place.mask.sum()) for place in places]
+        return most
+
+    peak(1)  # what is loaded once
+    few = 16 if size == SMALL else 4
+    assert peak(4 * few) < 1.5 * peak(few)
+
+
+def test_numbers_go_on_after_a_trial_without_a_floor(phantom):
+    whole = Box(0, 0, 90, 90)
+    placed = [Placement(number, INTACT, whole, 8, np.zeros((90, 90), bool), whole) for number in (0, 3)]
+    assert (next_number(placed), next_number([])) == (4, 0)
+    far = [replace(place, view=Box(300, 300, 390, 390)) for place in placed]
+    damage = Plan.read(phantom / "plan")
+    known = place_on_artefacts([Box(60, 60, 90, 90)], damage.mask, far, count=1, patch_px=74, margin_px=8, seed=0)
+    assert [place.trial for place in known] == [4]
 
 
 # tables, figures, page

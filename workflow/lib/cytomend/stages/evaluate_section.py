@@ -95,8 +95,8 @@ from cytomend.storage.publish import (
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64
-"""Small trials that are held at a time; of large ones as many as there are threads."""
+CHUNK, MOST_LARGE = 64, 4
+"""Small trials that are held at a time, and large ones: a large one may take gigabytes while it is looked at."""
 EXEMPLARS = {SMALL: 4, LARGE: 2}
 MOST_EXEMPLAR_PX = 640
 """Side up to which the picture of a trial is shown as it is; of a larger one every second pixel or fewer."""
@@ -233,7 +233,7 @@ class Evaluation:
             TableFiles(work, GATHERED) as files,
         ):
             shown = self._choose_exemplars()
-            for chunk in self.store.batches(CHUNK, threads):
+            for chunk in self.store.batches(CHUNK, min(threads, MOST_LARGE)):
                 views = [self._read(trial.place) for trial in chunk]
                 looks = list(pool.map(self._look, chunk, views))
                 for name in GATHERED:
