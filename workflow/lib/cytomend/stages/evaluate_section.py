@@ -98,8 +98,8 @@ log = logging.getLogger(__name__)
 CHUNK, MOST_LARGE = 64, 4
 """Small trials that are held at a time, and large ones: a large one may take gigabytes while it is looked at."""
 EXEMPLARS = {SMALL: 4, LARGE: 2}
-MOST_EXEMPLAR_PX = 640
-"""Side up to which the picture of a trial is shown as it is; of a larger one every second pixel or fewer."""
+MOST_EXEMPLAR_PX = 400
+"""Side up to which the picture of a trial is shown as it is; of a larger one every second or third pixel, say."""
 SURROUNDINGS_UM = 64.0
 
 Grey = NDArray[np.generic]
