@@ -65,6 +65,11 @@ class SectionSettings:
         return {"image": self.image, **annotation_roles(self.annotations)}
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether the section has any trials."""
+        return bool(self.trials["trials"] or self.trials["patch_trials"])
+
+    @property
     def known_files(self) -> dict[str, Path]:
         """The files that tell what was there before the damage, by their role; of phantoms."""
         named = {"truth": self.truth, "cells": self.cells}
@@ -261,6 +266,9 @@ def settings_of(
         trials={
             "trials": own("trials", "evaluate"),
             "artefact_trials": config["evaluate"]["artefact_trials"] if row["truth"] else 0,
+            # A row that wants no trials wants no large ones either.
+            "patch_trials": 0 if row.get("trials") == 0 else config["evaluate"]["patch_trials"],
+            "patch_um": float(config["evaluate"]["patch_um"]),
             **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials")},
             **chance(row["section"], config["evaluate"]["seed"]),
         },

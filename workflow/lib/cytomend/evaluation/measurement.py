@@ -2,6 +2,9 @@
 
 Each picture of a trial, the original included, is looked at by every segmenter and by the classifier. Everything is
 measured inside the mask, but for the cells of the rim around it.
+
+The *floor* is the view of another place, measured as it stands under the same mask: nothing is pasted, so that no cell
+is cut at an outline. It has no rim statistics, which compare cells of one place before and after.
 """
 
 from __future__ import annotations
@@ -29,8 +32,12 @@ Float = NDArray[np.float64]
 Row = dict[str, Any]
 
 ORIGINAL, TRUTH, KNOWN = "original", "truth", "known cells"
+FLOOR, PASTED, RENOISED = "floor", "pasted tissue", "renoised"
 MEASURED: Mapping[str, Ratio] = {**STATISTICS, **RIM_STATISTICS}
 """Statistics of a picture by name; those of the rim compare it with the original."""
+
+NO_RIM = {name: np.nan for ratio in RIM_STATISTICS.values() for name in (ratio.top, ratio.bottom)}
+"""Sums of the rim of a picture that has no original to compare with."""
 
 PLACES = ["y_um", "x_um", "area_um2"]
 
@@ -88,15 +95,24 @@ class Looks:
         cells = before if picture is self.original else self.find(segmenter, self.segmenters[segmenter], picture)
         return self.measured(filler, segmenter, picture, cells, before)
 
-    def measured(self, filler: str, segmenter: str, picture: Grey, cells: pd.DataFrame, before: pd.DataFrame) -> Seen:
-        """Return the rows of a picture whose cells are found."""
+    def as_it_stands(self, filler: str, segmenter: str) -> Seen:
+        """Return what a segmenter and the statistics say of the original itself, which is compared with nothing."""
+        return self.measured(filler, segmenter, self.original, self.cells_before[segmenter], None)
+
+    def measured(
+        self, filler: str, segmenter: str, picture: Grey, cells: pd.DataFrame, before: pd.DataFrame | None
+    ) -> Seen:
+        """Return the rows of a picture whose cells are found; without cells ``before``, the rim is not measured."""
         mask, pixel_size_um = self.place.mask, self.pixel_size_um
         places = cells[PLACES].to_numpy(np.float64)
-        key: Row = {"trial": self.place.trial, "kind": self.place.kind, "filler": filler, "segmenter": segmenter}
+        place = self.place
+        trial: Row = {"trial": place.trial, "kind": place.kind, "size": place.size}
+        key: Row = {**trial, "filler": filler, "segmenter": segmenter}
         sums = dict(
             zip(SUMS, measure(picture, mask, places, pixel_size_um=pixel_size_um, dark=self.dark).tolist(), strict=True)
         )
-        sums |= rim_sums(before[PLACES].to_numpy(np.float64), places, mask, pixel_size_um)
+        rim = NO_RIM if before is None else rim_sums(before[PLACES].to_numpy(np.float64), places, mask, pixel_size_um)
+        sums |= rim
         pairs, expected = neighbour_sums(places, mask, pixel_size_um)
         return Seen(
             {**key, "fraction": self.place.fraction, **sums, **values(sums)},
@@ -176,6 +192,7 @@ def classify(
         {
             "trial": place.trial,
             "kind": place.kind,
+            "size": place.size,
             "fraction": place.fraction,
             "filler": filler,
             "classifier": name,
