@@ -20,6 +20,7 @@ from cytomend.diffusion.windows import WindowDenoise
 from cytomend.errors import InputError
 from cytomend.evaluation.placement import Placement
 from cytomend.geometry import Box
+from cytomend.grafts.join import Joint
 from cytomend.grafts.region import Grafted, Tissue, graft_region
 from cytomend.grafts.settings import GraftSettings
 from cytomend.regions.annotation import Masked
@@ -41,6 +42,11 @@ class Grafting:
 
     settings: GraftSettings
     tissue: Tissue
+    joint: Joint = "network"
+
+    def __post_init__(self) -> None:
+        if self.joint == "blend":  # what a network cannot draw is grafted, however narrow it is
+            object.__setattr__(self, "settings", replace(self.settings, narrow_um=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +84,7 @@ class TrialMender:
 
     def _mend(self, group: list[tuple[Placement, Layout]]) -> Iterator[NDArray[np.generic]]:
         canvases = [self._canvas(place, layout) for place, layout in group]
-        filled = fill(
-            np.concatenate([to_model(canvas.pixels, self.value_range) for canvas, _ in canvases]),
-            np.concatenate([(canvas.numbers == 0) | kept for canvas, kept in canvases]),
-            Layout.joined([layout for _, layout in group]),
-            self.denoise_windows,
-            self.sampler,
-            self.seed,
-            self.device,
-        )
+        filled = self._drawn(canvases, [layout for _, layout in group])
         if not np.isfinite(filled).all():
             raise InputError("what the sampler drew is not finite; is the model a trained one?")
         ends = np.cumsum([len(layout.cells) for _, layout in group])[:-1]
@@ -94,6 +92,20 @@ class TrialMender:
             drawn = from_model(values, self.value_range, np.dtype(self.image.dtype))
             pixels = np.where(kept, canvas.pixels, drawn)
             yield _in_view(place, layout, np.where(canvas.numbers == OWN, pixels, pixels.dtype.type(0)))
+
+    def _drawn(self, canvases: list[tuple[Canvas, Mask]], layouts: list[Layout]) -> NDArray[np.float32]:
+        image = np.concatenate([to_model(canvas.pixels, self.value_range) for canvas, _ in canvases])
+        if self.grafting and self.grafting.joint == "blend":
+            return image
+        return fill(
+            image,
+            np.concatenate([(canvas.numbers == 0) | kept for canvas, kept in canvases]),
+            Layout.joined(layouts),
+            self.denoise_windows,
+            self.sampler,
+            self.seed,
+            self.device,
+        )
 
     def _canvas(self, place: Placement, layout: Layout) -> tuple[Canvas, Mask]:
         """Return what is read for a trial, with its grafts, and which pixels of these are kept, (k, 1, c, c)."""
@@ -111,6 +123,10 @@ class TrialMender:
             corners, cell_px = layout.corners_px, self.lattice.cell_px
             here = (canvas.numbers == OWN) & (grafted.cells(grafted.number[None], corners, cell_px) > 0)
             copied = np.where(here, grafted.cells(grafted.pixels, corners, cell_px), canvas.pixels)
+            if self.grafting and self.grafting.joint == "blend":
+                own = (canvas.numbers == OWN) & (grafted.cells(grafted.hole[None], corners, cell_px) > 0)
+                copied = np.where(own & ~here, grafted.cells(grafted.blended, corners, cell_px), copied)
+                here = own
             canvas, kept = canvas._replace(pixels=copied), kept | here
         return canvas, kept
 

@@ -66,7 +66,8 @@ class Grafted(NamedTuple):
     box : what the arrays cover, on the section
     pixels : (C, H, W) in the scanner's dtype: the scan, with grafts in the region; not read at other damage
     blended : the same, where neighbouring grafts fade into each other and into the tissue around the region
-    kept : (H, W), pixels of the region that leave as they were copied; the network draws the rest
+    hole : (H, W), the region's own pixels
+    kept : (H, W), those that leave as they were copied; the network draws the rest
     number : (H, W) uint32, the graft of each kept pixel, counted from 1 in the region; 0 elsewhere
     grafts : in the order of their numbers
     """
@@ -74,6 +75,7 @@ class Grafted(NamedTuple):
     box: Box
     pixels: NDArray[Any]
     blended: NDArray[Any]
+    hole: Mask
     kept: Mask
     number: NDArray[np.uint32]
     grafts: list[Graft]
@@ -112,7 +114,7 @@ def graft_region(
     done = quilt(area, around, tissue.pixel_size_um, settings, seed, sample)
     kept = area.hole & around & ~joints(done.number, area.hole, settings.joint_um / tissue.pixel_size_um)
     number = np.where(kept, done.number, np.uint32(0))
-    return Grafted(area.box, done.pixels, done.blended, kept, number, done.grafts)
+    return Grafted(area.box, done.pixels, done.blended, area.hole, kept, number, done.grafts)
 
 
 def wide_part(hole: Mask, narrow_px: float) -> Mask:

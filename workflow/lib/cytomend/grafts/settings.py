@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from cytomend.errors import InputError
+
+GRAFT = "graft"
+"""Name of the filler among samplers, also with settings: ``graft:block_um=128,joint_um=0``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,29 @@ class GraftSettings:
     def px(self, length_um: float, pixel_size_um: float) -> int:
         """Return a length in pixels, at least 1."""
         return max(round(length_um / pixel_size_um), 1)
+
+
+def is_graft(name: str) -> bool:
+    """Whether a filler's name means grafts."""
+    return name.partition(":")[0] == GRAFT
+
+
+def parse_grafts(name: str, default: GraftSettings) -> GraftSettings:
+    """Return the settings that are meant by ``graft`` or ``graft:setting=value,...``.
+
+    >>> parse_grafts("graft:joint_um=0", GraftSettings()).joint_um
+    0.0
+
+    Raises
+    ------
+    InputError
+        If there is no such setting, or it is no number.
+    """
+    given = dict(part.partition("=")[::2] for part in name.partition(":")[2].split(",") if part)
+    known = [field.name for field in fields(GraftSettings)]
+    if unknown := given.keys() - set(known):
+        raise InputError(f"{name}: expected settings out of {', '.join(known)}, found {', '.join(sorted(unknown))}")
+    try:
+        return replace(default, **{key: float(value) for key, value in given.items()})
+    except ValueError as error:
+        raise InputError(f"{name}: expected numbers, found: {error}") from error

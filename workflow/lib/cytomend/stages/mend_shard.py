@@ -49,7 +49,7 @@ from cytomend.errors import InputError, ResourceError
 from cytomend.fingerprint import fingerprint
 from cytomend.grafts.join import Joint, joint_for
 from cytomend.grafts.quilt import GRAFT_COLUMNS
-from cytomend.grafts.settings import GraftSettings
+from cytomend.grafts.settings import GRAFT, GraftSettings
 from cytomend.overlap import overlapped
 from cytomend.progress import Progress
 from cytomend.regions.groups import grouped, turns
@@ -99,6 +99,11 @@ class MendSettings:
     def grafts(self) -> GraftSettings | None:
         """How to graft, or None if all is drawn."""
         return GraftSettings(**self.graft) if self.fill == "graft" else None
+
+    @property
+    def filler(self) -> str:
+        """Name of what fills, beside that of other fillers."""
+        return GRAFT if self.fill == "graft" else self.sampler
 
     def choose(self) -> Sampler:
         """Return the sampler.

@@ -25,11 +25,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.named_samplers import open_sampler
-from cytomend.diffusion.record import checkpoint_hash
+from cytomend.diffusion.record import ModelSettings, checkpoint_hash
 from cytomend.diffusion.samplers import Draws
 from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
-from cytomend.evaluation.mending import TrialMender
+from cytomend.evaluation.mending import Grafting, TrialMender
 from cytomend.evaluation.placement import (
     ARTEFACT,
     INTACT,
@@ -45,10 +45,19 @@ from cytomend.evaluation.placement import (
 from cytomend.evaluation.trial_store import Picture, write_trials
 from cytomend.fingerprint import fingerprint
 from cytomend.geometry import Box
+from cytomend.grafts.region import Tissue
+from cytomend.grafts.settings import GraftSettings, is_graft, parse_grafts
 from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan
-from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, plan_identity, provenance_of
+from cytomend.stages.mend_shard import (
+    Machine,
+    MendSettings,
+    add_machine_arguments,
+    joint_of,
+    plan_identity,
+    provenance_of,
+)
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import (
@@ -121,15 +130,15 @@ def mend_trials(
             return manifest_of(out)
         keep_only(work, made_from)
         places = place_trials(image, plan, settings)
-        samplers: dict[str, Draws] = {mend.sampler: mend.choose()}
-        samplers |= {name: open_sampler(name) for name in settings.samplers if name != mend.sampler}
+        samplers: dict[str, Draws] = {mend.filler: mend.choose()}
+        samplers |= {name: _sampler(name, mend) for name in settings.samplers if name != mend.filler}
         calls = {name: sampler.calls for name, sampler in samplers.items()}
         counts = {size: len(of_size) for size, of_size in places.items()}
         log.info("section %s: trials %s, network calls %s", plan.facts.section, counts, calls)
         menders = _menders(plan, image, model, mend, samplers, machine)
         shared = _shared(places, settings.sampler_trials)
         fills = {
-            name: _mend(mender, places if name == mend.sampler else shared, work / "parts" / str(i), name)
+            name: _mend(mender, places if name == mend.filler else shared, work / "parts" / str(i), name)
             for i, (name, mender) in enumerate(menders.items())
         }
         if checkpoint_hash(model) != provenance["checkpoint_sha256"]:
@@ -239,9 +248,23 @@ def _menders(
             mend.seed,
             machine.device,
             machine.group_windows(facts.window_px),
+            _grafting(name, mend, image, plan, record),
         )
         for name, sampler in samplers.items()
     }
+
+
+def _sampler(name: str, mend: MendSettings) -> Draws:
+    """Return the sampler of a filler: grafts are joined by the section's own."""
+    return mend.choose() if is_graft(name) else open_sampler(name)
+
+
+def _grafting(name: str, mend: MendSettings, image: SectionImage, plan: Plan, record: ModelSettings) -> Grafting | None:
+    """Return how a filler grafts, or None if it draws all."""
+    if not is_graft(name):
+        return None
+    settings = parse_grafts(name, GraftSettings(**mend.graft))
+    return Grafting(settings, Tissue.of(image, plan), joint_of(plan.facts, record))
 
 
 def _shared(places: Places, count: int) -> Places:
