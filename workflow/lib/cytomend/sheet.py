@@ -36,6 +36,8 @@ AUTO = "auto"
 """In place of an annotation: what `cytomend screen-section` proposes."""
 
 STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50, "langevin": 20}
+GRAFT_STEPS = 25
+"""Of `timemap` where the network draws joints alone; more changed no statistic (docs/grafts.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +232,8 @@ def settings_of(
     if own("fill", "mend") == "draw":
         check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
     annotations = annotations_of(row, where)
-    sampler = own("sampler", "mend")
-    steps = own("steps", "mend") or STEPS[sampler]
+    sampler, fill = own("sampler", "mend"), own("fill", "mend")
+    steps = own("steps", "mend") or (GRAFT_STEPS if (fill, sampler) == ("graft", "timemap") else STEPS[sampler])
     return SectionSettings(
         section=row["section"],
         image=Path(row["image"]),
@@ -260,7 +262,7 @@ def settings_of(
             "seed": own("seed", "mend"),
             "eta": float(config["mend"]["eta"]),
             "precision": config["mend"]["precision"],
-            "fill": own("fill", "mend"),
+            "fill": fill,
             "graft": {name: float(value) for name, value in config["mend"]["graft"].items()},
         },
         trials={
