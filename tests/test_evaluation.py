@@ -673,7 +673,7 @@ def test_one_command_evaluates_a_scan_and_prints_the_summary(phantom, tiny_model
     ]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "| timemap |" in printed
+    assert "| graft |" in printed
     assert "| floor |" in printed
     assert not list(tmp_path.glob(".out*"))
     assert main(command) == 2
