@@ -10,7 +10,7 @@ at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 
@@ -396,6 +396,65 @@ def test_no_variance_is_lost_where_windows_overlap(hole, law_of, sampler):
     assert share[OVERLAP] == pytest.approx(share[ELSEWHERE], rel=0.015)
     across, elsewhere = (share[f"covariance at (0, 1) {place}"] for place in ("across a window's border", "elsewhere"))
     assert across == pytest.approx(elsewhere, rel=0.03)
+
+
+# Grafts: known pixels from another place
+
+
+def grafted(scene, first=(-14, -14), side=8):
+    """The scene with a graft in the middle of its hole: a piece of the field that knows nothing of the rim."""
+    at = scene.at
+    inside = ((at >= torch.tensor(first)) & (at < torch.tensor(first) + side)).all(1)
+    chance = torch.randn(len(at), generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    elsewhere = MEAN + torch.linalg.cholesky(covariance(at, at)) @ chance
+    image, known = torch.where(inside, elsewhere, scene.image), scene.known | inside
+    weights, spread = conditioned(covariance(at, at), known)
+    return replace(scene, known=known, image=image, truth=Law(MEAN + weights @ (image[known] - MEAN), spread)), inside
+
+
+@pytest.fixture(scope="module")
+def joint(hole):
+    """A joint of four pixels between rim and graft, more than twice the length over which the field is alike."""
+    return grafted(hole)
+
+
+def test_joints_of_a_graft_are_drawn_as_the_equations_say(joint):
+    scene, inside = joint
+    filled = scene.fill(COARSE, count=1500)
+    require_law(filled[~scene.known], timemap_law(scene, COARSE), scene.groups())
+    assert torch.equal(filled[inside], scene.image[inside].float()[:, None].expand(-1, 1500))
+
+
+def test_joints_of_a_graft_come_from_the_conditional_distribution(joint):
+    scene, _ = joint
+    law = timemap_law(scene, DEFAULT)
+    assert law.slope_on(scene.truth) == pytest.approx(1, abs=0.05)
+    for name, share in near(law.shares_of(scene.truth, scene.groups())).items():
+        assert share == pytest.approx(1, abs=0.08), name
+
+
+def test_over_all_grafts_the_field_keeps_mean_variance_and_covariance_across_the_joints(joint):
+    """Rim and graft are independent, the joint is drawn between them: how far is all of it from one field?"""
+    scene, inside = joint
+    prior = covariance(scene.at, scene.at)
+    weights, spread = conditioned(prior, scene.known)
+    apart = inside[:, None] == inside  # pixels of rim and graft know nothing of each other
+    given = (prior * apart)[scene.known][:, scene.known]
+    whole = prior * apart
+    unknown = where(~scene.known)
+    cross = weights @ given
+    whole[unknown[:, None], where(scene.known)] = cross
+    whole[where(scene.known)[:, None], unknown] = cross.T
+    whole[unknown[:, None], unknown] = spread + cross @ weights.T
+    variance = whole.diagonal()[unknown]
+    assert variance.mean() == pytest.approx(VARIANCE, rel=0.02)
+    assert variance.min() > 0.9 * VARIANCE
+    place = {tuple(p): i for i, p in enumerate(scene.at.tolist())}
+    for dy, dx in ((0, 1), (1, 0), (2, 2)):
+        pairs = [(i, place[y + dy, x + dx]) for (y, x), i in place.items() if (y + dy, x + dx) in place]
+        across = [(a, b) for a, b in pairs if scene.known[a] != scene.known[b]]
+        a, b = torch.tensor(across).T
+        assert whole[a, b].mean() == pytest.approx(float(prior[a, b].mean()), rel=0.05)
 
 
 def tiles_noised_apart(scene, sampler, count, seed):
