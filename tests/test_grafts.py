@@ -11,7 +11,7 @@ from scipy import ndimage
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.grafts.context import context_map, continued
-from cytomend.grafts.cut import cut
+from cytomend.grafts.cut import cut, cut_by_squares
 from cytomend.grafts.joints import joints
 from cytomend.grafts.match import Matcher, lowest, windows_within
 from cytomend.grafts.quilt import Area, block_px, places, quilt
@@ -209,6 +209,17 @@ def test_a_cut_runs_along_the_path_of_least_difference():
     assert all(abs(int(row[0]) - (x // 8 + 6)) <= 1 for x, row in enumerate(rows))
 
 
+def test_a_cut_by_squares_is_the_cut_of_their_means():
+    rng = np.random.default_rng(0)
+    difference, have = rng.random((16, 16)), np.zeros((16, 16), bool)
+    have[:9] = True
+    fine, rough = np.repeat(np.repeat(difference, 2, 0), 2, 1), np.repeat(np.repeat(have, 2, 0), 2, 1)
+    expected = np.repeat(np.repeat(cut(difference, have, 7), 2, 0), 2, 1)
+    assert np.array_equal(cut_by_squares(fine, rough, 14, 2), expected)
+    rough[18, 3] = True  # a pixel more, of a square that is not there
+    assert cut_by_squares(fine, rough, 14, 2)[~rough].all()
+
+
 def test_joints_lie_beside_cuts_and_inside_the_outline_and_nowhere_else():
     hole = np.zeros((30, 40), bool)
     hole[5:25, 5:35] = True
@@ -304,10 +315,10 @@ def test_blocks_are_smaller_where_larger_ones_have_no_room():
 
 
 def test_lengths_are_in_micrometres():
-    assert block_px(GraftSettings(), 1.0) == 96
-    assert block_px(GraftSettings(), 0.5) == 192
-    assert block_px(GraftSettings(), 0.25) == 384
-    assert block_px(GraftSettings(), 2.0) == 48
+    assert block_px(GraftSettings(), 1.0) == 128
+    assert block_px(GraftSettings(), 0.5) == 256
+    assert block_px(GraftSettings(), 0.25) == 512
+    assert block_px(GraftSettings(), 2.0) == 64
 
 
 def test_blocks_lie_on_a_lattice_of_the_section_and_cover_the_hole():

@@ -50,6 +50,21 @@ def cut(difference: Float, have: Mask, core_px: int) -> Mask:
     return np.asarray(reached[node])
 
 
+def cut_by_squares(difference: Float, have: Mask, core_px: int, square_px: int) -> Mask:
+    """Return `cut` for scans of small pixels, decided by squares of ``square_px``, which divides the block's side.
+
+    Its cost would otherwise grow with more than the number of pixels; joints are wider than a square.
+    """
+    if square_px == 1:
+        return cut(difference, have, core_px)
+    count = len(have) // square_px
+    squares = (count, square_px, count, square_px)
+    there = np.asarray(have.reshape(squares).all(axis=(1, 3)))
+    mean = difference.reshape(squares).mean(axis=(1, 3))
+    taken = cut(mean, there, max(core_px // square_px, 2))
+    return np.asarray(np.repeat(np.repeat(taken, square_px, axis=0), square_px, axis=1) | ~have)
+
+
 def _graph(node: NDArray[np.int64], cost: Float) -> sparse.csr_matrix:
     """Return the capacities between neighbouring pixels of different nodes."""
     starts, ends, capacities = [], [], []

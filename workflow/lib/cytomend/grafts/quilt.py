@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.geometry import Box
-from cytomend.grafts.context import coarsest, context_map
-from cytomend.grafts.cut import cut
+from cytomend.grafts.context import COARSE_UM, coarsest, context_map
+from cytomend.grafts.cut import cut_by_squares
 from cytomend.grafts.match import Candidate, Matcher
 from cytomend.grafts.settings import GraftSettings
 
@@ -25,6 +25,10 @@ RELAXED = ((1.0, 0.1), (0.6, 0.5), (0.0, np.inf))
 """What is asked of a source, and what is asked where no other is left: parts of `GraftSettings.apart_um`, and the share
 of a block that may have been copied into the region before."""
 SMOOTH_UM = 1.0
+FAINT = 0.15
+"""Share of the range of grey values by which the ground itself varies; what stands out further is a body."""
+CUT_UM = 1.0
+"""Side of the squares by which cuts are decided, where pixels are smaller."""
 
 Mask = NDArray[np.bool_]
 
@@ -135,9 +139,13 @@ class _Quilter:
         self.apart_px = settings.px(settings.apart_um, pixel_size_um)
         self.fade_px = max(settings.joint_um / pixel_size_um, 1.0)
         self.smooth_px = SMOOTH_UM / pixel_size_um
+        self.square_px = coarsest(pixel_size_um * COARSE_UM / CUT_UM)
         blanked = blank(area.pixels, area.intact)
         context = context_map(blanked.mean(axis=0, dtype=np.float32), area.intact, pixel_size_um)
         self.matcher = Matcher(blanked, area.source, context, self.side_px, pixel_size_um, settings.context_weight)
+        self.ground = middle(area.pixels, area.intact)[:, None, None]
+        tissue = area.pixels[:, area.intact].astype(np.float32)
+        self.faint = FAINT * float(np.ptp(np.percentile(tissue, (1, 99)))) if tissue.size else 0.0
         self.have = area.intact.copy()
         self.used = np.zeros_like(self.matcher.possible, dtype=np.float32)
         empty = np.zeros(area.hole.shape, dtype=np.uint32)
@@ -153,7 +161,7 @@ class _Quilter:
             return
         new = self.area.pixels[:, chosen.y : chosen.y + side, chosen.x : chosen.x + side]
         old = self.done.pixels[(slice(None), *here)]
-        taken = cut(self._difference(new, old, have), have, self.core_px)
+        taken = cut_by_squares(self._cost(new, old, have), have, self.core_px, self.square_px)
         take = taken & own
         soft = self.done.blended[(slice(None), *here)]
         levelled = at_outline(new, soft, self.area.intact[here], self.fade_px)
@@ -164,9 +172,17 @@ class _Quilter:
         self.have[here] |= take
         self._note(y, x, chosen)
 
-    def _difference(self, new: NDArray[Any], old: NDArray[Any], have: Mask) -> NDArray[np.float64]:
-        squares = ((new.astype(np.float32) - old.astype(np.float32)) ** 2).mean(axis=0, dtype=np.float64)
-        return np.asarray(ndimage.gaussian_filter(np.where(have, squares, 0), self.smooth_px))
+    def _cost(self, new: NDArray[Any], old: NDArray[Any], have: Mask) -> NDArray[np.float64]:
+        """Return what a cut costs, (s, s): the squared difference, and how far either side stands out from the ground.
+
+        Where bodies of both sides lie on each other the difference is small, and yet a cut would halve both.
+        """
+        a, b = (np.where(have, part, self.ground).astype(np.float64) for part in (new, old))
+        smooth = (0.0, self.smooth_px, self.smooth_px)
+        difference = ndimage.gaussian_filter((a - b) ** 2, smooth)
+        a, b = (np.abs(ndimage.gaussian_filter(part, smooth) - self.ground) - self.faint for part in (a, b))
+        body = np.maximum(np.maximum(a, b), 0) ** 2
+        return np.asarray((difference + body).mean(axis=0))
 
     def _note(self, y: int, x: int, chosen: Candidate) -> None:
         box, factor, side = self.area.box, self.matcher.factor, self.side_px
@@ -202,10 +218,14 @@ class _Quilter:
 
 def blank(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
     """Return pixels (C, H, W) with the median of the intact ones at all others: nobody sees what damage looks like."""
+    return np.where(intact, pixels, middle(pixels, intact)[:, None, None])
+
+
+def middle(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
+    """Return the median of the intact pixels, (C,), in their dtype: the ground on which cells lie."""
     if not intact.any():
-        return np.zeros_like(pixels)
-    middle = np.median(pixels[:, intact], axis=1).astype(pixels.dtype)
-    return np.where(intact, pixels, middle[:, None, None])
+        return np.asarray(np.zeros(len(pixels), pixels.dtype))
+    return np.asarray(np.median(pixels[:, intact], axis=1).astype(pixels.dtype))
 
 
 def at_outline(new: NDArray[Any], old: NDArray[Any], intact: Mask, width_px: float) -> NDArray[Any]:

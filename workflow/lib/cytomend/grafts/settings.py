@@ -16,7 +16,7 @@ class GraftSettings:
 
     Attributes
     ----------
-    block_um : side of a block; about six to ten cells
+    block_um : side of a block; about eight to twelve cells
     step_um : distance of the places that blocks are laid on; neighbouring blocks overlap by the difference
     search_um : how far from the region tissue is copied; twice and four times as far where too little is intact
     joint_um : what the network draws on either side of a cut, and inside the region's outline
@@ -25,8 +25,8 @@ class GraftSettings:
     apart_um : how far the centre of a source is from that of its target, at least, while there is other tissue
     """
 
-    block_um: float = 96.0
-    step_um: float = 64.0
+    block_um: float = 128.0
+    step_um: float = 96.0
     search_um: float = 1000.0
     joint_um: float = 3.0
     narrow_um: float = 20.0
