@@ -1,6 +1,6 @@
 """The section as tiles that a browser zooms into: plain files, beside the page, that open from disk.
 
-Four layers lie on one grid of tiles of 512 px, halved from level to level as the corrected pyramid is:
+Layers lie on one grid of tiles of 512 px, halved from level to level as the corrected pyramid is:
 
 | layer | what | where it has tiles |
 |---|---|---|
@@ -8,6 +8,7 @@ Four layers lie on one grid of tiles of 512 px, halved from level to level as th
 | ``after`` | the mended pixels, transparent elsewhere | of those tiles, where a pixel is mended |
 | ``mended`` | a flat colour on the mended pixels | as ``after`` |
 | ``uncertainty`` | deviation of samples, in colour, on the mended pixels | as ``after``, if there are samples |
+| ``origin`` | a colour on drawn pixels, and others on copied ones | as ``after``, if there are grafts |
 
 Level 0 has the pixels of the scan, without loss. A tile is ``LAYER/LEVEL/COLUMN_ROW.png`` (``.webp`` for a reduced
 ``before``), its place counted in tiles from the section's corner. What is written follows the damage (law 5), and the
@@ -53,7 +54,7 @@ class TileIndex:
     ----------
     levels : of the pyramid
     complete_from : the finest level that shows the whole section
-    before, mended : (row, column) of the tiles of a layer, by level; ``mended`` holds for the three other layers
+    before, mended : (row, column) of the tiles of a layer, by level; ``mended`` holds for all other layers
     """
 
     levels: int
@@ -219,6 +220,10 @@ class TileWriter:
             deviation = np.asarray(uncertainty.levels[level][box.slices])
             colours = heat(deviation / uncertainty.full_scale)
             _cut_out(colours, mended).save(_made(self.folder / f"uncertainty/{name}.png"))
+        if (origin := self.corrected.origin) is not None:
+            # A damaged label may hold numbers that the table lacks; the verdict says so.
+            values = np.minimum(self.corrected.read_origin(box, level), len(origin.colours) - 1)
+            _cut_out(origin.colours[values], mended).save(_made(self.folder / f"origin/{name}.png"))
 
     def _require_untouched(
         self, before: NDArray[Any], after: NDArray[Any], numbers: NDArray[np.uint32], box: Box
