@@ -601,11 +601,20 @@
       ['Grey spread', known(region.spread, (spread) => `${digits(spread, 2)} × that of the rim`)],
       ['Seam', known(region.seam, (seam) => `step at the outline ${digits(seam, 2)} × that in the rim`)],
     );
+    facts.push(
+      ['Direction', `${direction(region.degrees_inside, region.coherence_inside)} inside, ${direction(region.degrees_rim, region.coherence_rim)} in the rim`],
+      ['Depth', `${grouped(region.depth_um)} µm from intact tissue at most`],
+    );
     if (data.uncertainty) facts.push(['Uncertainty', known(region.uncertainty, (grey) => `${digits(grey, 1)} grey values over ${data.uncertainty.samples} fillings`)]);
     if (data.origin) facts.push(...originFacts(region));
     facts.push(['Mended by', `${data.sampler}, ${grouped(region.calls)} network calls${region.seconds === null ? '' : `, ${seconds(region.seconds)}`}`]);
     if (region.draw) facts.push(['Drawn again', region.draw === 1 ? 'once' : `${region.draw} times`]);
     return facts;
+  }
+
+  // Degrees of structures without a prevailing direction say nothing.
+  function direction(degrees, coherence) {
+    return coherence === null ? '–' : coherence < 0.1 ? 'none' : `${Math.round(degrees) % 180}° (coherence ${digits(coherence, 2)})`;
   }
 
   function originFacts(region) {

@@ -29,6 +29,11 @@ CHECKS = (
     "area_rim_um2",
     "cells_inside",
     "cells_rim",
+    "depth_um",
+    "degrees_inside",
+    "degrees_rim",
+    "coherence_inside",
+    "coherence_rim",
 )
 """Of a review, those that the page shows."""
 
