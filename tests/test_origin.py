@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -24,6 +25,7 @@ from cytomend.report.origin import (
     MOST_GRAFT_CHARACTERS,
     OUTLINE_TOLERANCE_PX,
     GraftOutlines,
+    RegionOrigin,
     region_origin,
     total_origin,
 )
@@ -121,13 +123,53 @@ def test_a_page_takes_only_so_many_copies():
     outlines = GraftOutlines(corrected)
     first, second = outlines.pack(found, box)
     _, origin, _ = two_regions()
-    assert first == [10, 10, 60, 10, 40, 0, outline(origin == FIRST, tolerance_px=OUTLINE_TOLERANCE_PX)]
-    assert second == [12, 20, 12, 80, 40, 0, outline(origin == FIRST + 2, tolerance_px=OUTLINE_TOLERANCE_PX)]
+    assert first[:6] == [10, 10, 60, 10, 40, 0]
+    assert second[:6] == [12, 20, 12, 80, 40, 0]
+    for graft, value, middle in ((first, FIRST, (21, 26)), (second, FIRST + 2, (40, 35))):
+        y, x = graft[0] + graft[6], graft[1] + graft[7]
+        assert origin[y, x] == value
+        assert abs(y - middle[0]) <= 1
+        assert graft[8] == outline(origin == value, tolerance_px=OUTLINE_TOLERANCE_PX)
     spent = MOST_GRAFT_CHARACTERS - outlines.left
-    assert spent >= sum(len(str(entry)) for entry in (*first, *second))
+    assert spent == len(json.dumps([first, second]))
     assert GraftOutlines(corrected, spent).pack(found, box) == [first, second]
     assert GraftOutlines(corrected, spent - 1).pack(found, box) is None
     assert GraftOutlines(corrected, 0).pack(region_origin(2, Box(70, 10, 80, 110), corrected, 1.0), box) == []
+
+
+def test_a_page_of_a_section_with_20_000_copies_keeps_its_room():
+    side, step, count = 96, 64, 20_000
+    columns = 200
+    shape = (count // columns * step + side, columns * step + side)
+    rows = np.arange(count)
+    corners = zip((rows // columns * step).tolist(), (rows % columns * step).tolist(), strict=True)
+    grafts = table(*((row // 20 + 1, row % 20 + 1, y, x, 0, 0, side) for row, (y, x) in enumerate(corners)))
+
+    class Wavy:
+        """An origin label of this size that is made where it is read: cores of blocks, with wavy edges."""
+
+        def __init__(self):
+            self.shape = shape
+
+        def __getitem__(self, index):
+            y, x = (np.arange(part.start, part.stop) for part in index)
+            y, x = y[:, None] + (4 * np.sin(x / 7)).astype(int), x + (4 * np.sin(y[:, None] / 7)).astype(int)
+            core = (y % step > 3) & (x % step > 3) & (y // step < count // columns) & (x // step < columns)
+            place = np.clip(y // step, 0, count // columns - 1) * columns + np.clip(x // step, 0, columns - 1)
+            return np.where(core, place + FIRST, DRAWN).astype(np.uint32)
+
+    corrected = CorrectedSection((), (), {}, None, Origin((Wavy(),), grafts, origin_colours(grafts)))
+    # A twentieth of the room of a page for a fifth of the regions: most are refused, which is quick.
+    room = MOST_GRAFT_CHARACTERS // 20
+    outlines, packed, written = GraftOutlines(corrected, room), 0, 0
+    for region in range(200):
+        own = np.arange(20 * region, 20 * region + 20)
+        y, x = region // 10 * step, region % 10 * 20 * step
+        found = outlines.pack(RegionOrigin(1, 1, 1.0, own), Box(y, x, y + side, x + 20 * step + side))
+        packed += found is not None
+        written += len(json.dumps(found)) if found else 0
+    assert written <= room
+    assert 5 <= packed < 200
 
 
 def test_a_large_region_is_traced_copy_by_copy_with_the_same_result(monkeypatch):

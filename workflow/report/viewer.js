@@ -404,8 +404,8 @@
   }
 
   function graftsOf(region) {
-    region.copies ??= (region.grafts ?? []).map(([y, x, sourceY, sourceX, side, mirrored, outline]) => ({
-      y, x, sourceY, sourceX, side, mirrored: Boolean(mirrored), path: new Path2D(outline),
+    region.copies ??= (region.grafts ?? []).map(([y, x, sourceY, sourceX, side, mirrored, down, across, outline]) => ({
+      y, x, sourceY, sourceX, side, mirrored: Boolean(mirrored), middle: { y: y + down, x: x + across }, path: new Path2D(outline),
     }));
     return region.copies;
   }
@@ -455,9 +455,8 @@
     }
     const index = copies.indexOf(state.pixel?.graft);
     const graft = copies[index < 0 ? (by > 0 ? 0 : copies.length - 1) : (index + by + copies.length) % copies.length];
-    const half = Math.floor(graft.side / 2);
-    tellPixel({ region, x: graft.x + half, y: graft.y + half, graft }, { isPinned: true });
-    bringIntoView(graft.x + half, graft.y + half);
+    tellPixel({ region, ...graft.middle, graft }, { isPinned: true });
+    bringIntoView(graft.middle);
   }
 
   function seeSource() {
@@ -470,17 +469,16 @@
     refresh();
   }
 
-  function bringIntoView(x, y) {
+  function bringIntoView({ x, y }) {
     const place = new Point((x + 0.5) / width, (y + 0.5) / width);
     if (!panes[0].viewer.viewport.getBounds().containsPoint(place)) lead().panTo(place, still);
   }
 
-  // The copy and its source, and a line from one to the other, white on dark: seen on tissue and on colours.
-  function drawSource(context, { graft }, scale, corner) {
-    const at = (x, y) => [corner.x + x * scale, corner.y + y * scale];
-    const half = graft.side / 2;
-    const from = at(graft.sourceX + half, graft.sourceY + half);
-    const to = at(graft.x + half, graft.y + half);
+  // The copy and its source, and a line from pixel to pixel, white on dark: seen on tissue and on colours.
+  function drawSource(context, pixel, scale, corner) {
+    const { graft } = pixel;
+    const at = ({ x, y }) => [corner.x + (x + 0.5) * scale, corner.y + (y + 0.5) * scale];
+    const [from, to] = [at(sourceOf(pixel)), at(pixel)];
     for (const [colour, wide] of [['rgb(0 0 0 / .75)', 5], ['#fff', 2]]) {
       context.save();
       context.strokeStyle = colour;
@@ -489,7 +487,7 @@
       context.moveTo(...from);
       context.lineTo(...to);
       context.stroke();
-      context.translate(...at(0, 0));
+      context.translate(corner.x, corner.y);
       context.scale(scale / 2, scale / 2); // paths are in half pixels
       context.lineWidth = wide * 2 / scale;
       context.stroke(graft.path);
@@ -503,13 +501,17 @@
     }
     context.font = '600 12px system-ui, sans-serif';
     context.textAlign = 'left';
-    context.textBaseline = 'bottom';
-    for (const [word, [x, y]] of [['source', at(graft.sourceX, graft.sourceY)], ['copy', at(graft.x, graft.y)]]) {
+    context.textBaseline = 'middle';
+    for (const [word, [x, y]] of [['source', from], ['copy', to]]) {
       context.lineWidth = 4;
       context.strokeStyle = 'rgb(0 0 0 / .75)';
-      context.strokeText(word, x, y - 3);
+      context.strokeText(word, x + 9, y);
       context.fillStyle = '#fff';
-      context.fillText(word, x, y - 3);
+      context.fillText(word, x + 9, y);
+      context.beginPath();
+      context.arc(x, y, 4, 0, 2 * Math.PI);
+      context.stroke();
+      context.fill();
     }
   }
 

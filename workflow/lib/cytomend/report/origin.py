@@ -6,12 +6,14 @@ tile, so that memory is bounded by a tile. A page holds the outline of each copy
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cytomend.geometry import Box
 from cytomend.grafts.record import DRAWN, FIRST
@@ -31,7 +33,8 @@ MOST_GRAFT_CHARACTERS = 700_000
 """Of all copies on a page: about a byte each, so that the page stays below 3 MB."""
 
 PackedGraft = list[int | str]
-"""y, x, source_y, source_x, side_px, mirrored, and the path around the copy's pixels, in half pixels."""
+"""y, x, source_y, source_x, side_px, mirrored, the place of the copy's deepest pixel from y, x, and the path around all
+of its pixels, in half pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class GraftOutlines:
         section = self.corrected.origin
         if section is None or not origin.count:
             return []
-        # Numbers and commas take some thirty characters a copy: without room for these, nothing need be traced.
+        # Numbers and commas take at least thirty characters a copy: without room for these, nothing need be traced.
         if 30 * origin.count > self.left:
             return None
         whole = self.corrected.read_origin(box) if max(box.shape) <= TRACED_PX else None
@@ -126,11 +129,21 @@ class GraftOutlines:
             y, x, side = (int(graft[name]) for name in ("y", "x", "side_px"))
             target = Box(y, x, y + side, x + side).intersect(box)
             values = self.corrected.read_origin(target) if whole is None else whole[target.relative_to(box).slices]
-            path = outline(values == row + FIRST, (target.y0, target.x0), 1, OUTLINE_TOLERANCE_PX)
+            own = values == row + FIRST
+            path = outline(own, (target.y0, target.x0), 1, OUTLINE_TOLERANCE_PX)
             source = (int(graft[name]) for name in ("source_y", "source_x"))
-            packed.append([y, x, *source, side, int(graft["mirrored"]), path])
-        length = sum(len(str(entry)) + 1 for entries in packed for entry in entries)
+            deepest_y, deepest_x = _deepest(own)
+            deepest = target.y0 + deepest_y - y, target.x0 + deepest_x - x
+            packed.append([y, x, *source, side, int(graft["mirrored"]), *deepest, path])
+        length = len(json.dumps(packed))
         if length > self.left:
             return None
         self.left -= length
         return packed
+
+
+def _deepest(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the (y, x) of the marked pixel that lies deepest in a mask; what lies beyond its border is not marked."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), mask.shape)
+    return int(y), int(x)
