@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,11 +28,15 @@ from cytomend.report.origin import (
     GraftOutlines,
     RegionOrigin,
     region_origin,
+    source_boxes,
     total_origin,
 )
 from cytomend.report.outlines import outline
 from cytomend.report.palette import COPIED_RGB, DRAWN_RGB, graft_turns, origin_colours
+from cytomend.report.regions import region_facts
+from cytomend.report.tiles import TileWriter
 from cytomend.stages.report_section import ReportSettings, report_section
+from cytomend.storage.images import open_image
 
 WIDE, NARROW, SQUARE = (60, 80, 130, 170), (180, 20, 186, 200), (30, 220, 80, 270)
 QUICK = {"block_um": 24, "step_um": 16, "search_um": 200, "joint_um": 2, "narrow_um": 10, "apart_um": 24}
@@ -159,7 +164,7 @@ def test_a_page_of_a_section_with_20_000_copies_keeps_its_room():
             return np.where(core, place + FIRST, DRAWN).astype(np.uint32)
 
     corrected = CorrectedSection((), (), {}, None, Origin((Wavy(),), grafts, origin_colours(grafts)))
-    # A twentieth of the room of a page for a fifth of the regions: most are refused, which is quick.
+    # A twentieth of a page's room for a fifth of the regions: most are refused, without being traced.
     room = MOST_GRAFT_CHARACTERS // 20
     outlines, packed, written = GraftOutlines(corrected, room), 0, 0
     for region in range(200):
@@ -249,6 +254,30 @@ def test_tiles_of_the_layer_have_the_colours_of_the_label(grafted):
     shown = np.asarray(Image.open(tile))
     np.testing.assert_array_equal(shown[..., 3] > 0, origin > 0)
     np.testing.assert_array_equal(shown[origin > 0][:, :3], origin_colours(grafted.grafts)[origin[origin > 0]])
+
+
+@pytest.mark.parametrize("box", [WIDE, NARROW])
+def test_sources_of_shown_regions_have_tiles_at_half_the_resolution(grafted, tmp_path, monkeypatch, box):
+    monkeypatch.setattr("cytomend.report.tiles.TILE_PX", 16)
+    plan = Plan.read(grafted.corrected.parent / "plan")
+    corrected = CorrectedSection.open(grafted.corrected, plan.facts)
+    shown = next(one for one in region_facts(plan.regions) if one.box == Box(*box))
+    sources = source_boxes(corrected, [region_origin(shown.number, shown.box, corrected, 1.0)])
+    with open_image(grafted.image) as image:
+        writer = TileWriter(
+            image, corrected, plan.facts.value_range, {shown.number}, 100, 8, tmp_path / "with", sources
+        )
+        found = writer.write()
+        bare = replace(writer, sources=(), folder=tmp_path / "without").write()
+    assert found.complete_from > 1
+    has = np.zeros((-(-240 // 32), -(-320 // 32)), dtype=bool)
+    for row, column in found.before[1]:
+        has[row, column] = True
+    for source in sources:
+        assert has[source.y0 // 32 : (source.y1 - 1) // 32 + 1, source.x0 // 32 : (source.x1 - 1) // 32 + 1].all()
+    assert set(found.before[0]) == set(bare.before[0])
+    assert set(bare.before[1]) <= set(found.before[1])
+    assert bool(sources) == (len(found.before[1]) > len(bare.before[1])) == (box == WIDE)
 
 
 def test_a_section_that_was_drawn_has_no_layer_and_says_nothing_of_copies(drawn):

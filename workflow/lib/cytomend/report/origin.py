@@ -32,6 +32,9 @@ OUTLINE_TOLERANCE_PX = 1.0
 MOST_GRAFT_CHARACTERS = 700_000
 """Of all copies on a page: about a byte each, so that the page stays below 3 MB."""
 
+LEAST_CHARACTERS = 60
+"""That any copy takes: its numbers, and a path of four corners."""
+
 PackedGraft = list[int | str]
 """y, x, source_y, source_x, side_px, mirrored, the place of the copy's deepest pixel from y, x, and the path around all
 of its pixels, in half pixels."""
@@ -102,6 +105,16 @@ def total_origin(origins: Iterable[RegionOrigin]) -> OriginTotals:
     )
 
 
+def source_boxes(corrected: CorrectedSection, origins: Iterable[RegionOrigin]) -> list[Box]:
+    """Return the boxes that the copies of regions come from."""
+    if corrected.origin is None:
+        return []
+    table = corrected.origin.grafts
+    rows = np.concatenate([np.zeros(0, np.intp), *(one.grafts for one in origins)])
+    corners = table.iloc[rows][["source_y", "source_x", "side_px"]].to_numpy(np.int64).tolist()
+    return [Box(y, x, y + side, x + side) for y, x, side in corners]
+
+
 def distances_px(grafts: pd.DataFrame) -> NDArray[np.float64]:
     """Return how far each copy lies from its source, (n,) in px."""
     down, right = (grafts[f"source_{axis}"].to_numpy() - grafts[axis].to_numpy() for axis in ("y", "x"))
@@ -113,14 +126,16 @@ class GraftOutlines:
 
     def __init__(self, corrected: CorrectedSection, most_characters: int = MOST_GRAFT_CHARACTERS) -> None:
         self.corrected, self.left = corrected, most_characters
+        self.packed = self.written = 0
 
     def pack(self, origin: RegionOrigin, box: Box) -> list[PackedGraft] | None:
         """Return the copies of a region, in the order of the table; None where the page has no room for all of them."""
         section = self.corrected.origin
         if section is None or not origin.count:
             return []
-        # Numbers and commas take at least thirty characters a copy: without room for these, nothing need be traced.
-        if 30 * origin.count > self.left:
+        # Tracing takes some milliseconds a copy: it is left out where there is hardly room, by the copies so far.
+        typical = self.written / self.packed if self.packed else LEAST_CHARACTERS
+        if typical * origin.count > self.left:
             return None
         whole = self.corrected.read_origin(box) if max(box.shape) <= TRACED_PX else None
         packed = list[PackedGraft]()
@@ -136,6 +151,7 @@ class GraftOutlines:
             deepest = target.y0 + deepest_y - y, target.x0 + deepest_x - x
             packed.append([y, x, *source, side, int(graft["mirrored"]), *deepest, path])
         length = len(json.dumps(packed))
+        self.packed, self.written = self.packed + origin.count, self.written + length
         if length > self.left:
             return None
         self.left -= length

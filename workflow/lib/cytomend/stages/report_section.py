@@ -57,6 +57,7 @@ from PIL import Image
 from cytomend.costs import elapsed_s, shard_benchmark
 from cytomend.decisions import section_decisions
 from cytomend.errors import InputError
+from cytomend.geometry import Box
 from cytomend.heat import RAMP
 from cytomend.regions.plan import Plan, SectionFacts
 from cytomend.report.assets import Asset
@@ -65,7 +66,7 @@ from cytomend.report.corrected import CorrectedSection
 from cytomend.report.decisions import decisions_shown
 from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import measure
-from cytomend.report.origin import GraftOutlines, RegionOrigin, region_origin
+from cytomend.report.origin import GraftOutlines, RegionOrigin, region_origin, source_boxes
 from cytomend.report.outlines import left_outline, region_outline
 from cytomend.report.overview import PLAIN_PX, THUMBNAIL_PX, draw_overview
 from cytomend.report.pages import write_page
@@ -151,13 +152,14 @@ def report_section(
         stain = section_stain(image, plan.not_intact(), facts.value_range, settings.stain)
         reviewed = _most_urgent_first(list(_reviews(regions, image, mended, plan, stain, settings)))
         shown = [one.region for one in reviewed][: settings.pictures]
+        origins = {one.number: region_origin(one.number, one.box, mended, facts.pixel_size_um) for one in regions}
+        sources = source_boxes(mended, (origins[one.number] for one in shown))
         with one_writer(out.parent / IMAGES) as work:
             shutil.rmtree(work)
             # A page that is open while another is written must not show the other's tiles.
             tiled = made[:12]
-            tiles = _write_images(work, tiled, shown, image, mended, facts, settings, evaluation)
+            tiles = _write_images(work, tiled, shown, sources, image, mended, facts, settings, evaluation)
             publish(work, out.parent / IMAGES, {"section": facts.section})
-    origins = {one.number: region_origin(one.number, one.box, mended, facts.pixel_size_um) for one in regions}
     listed = [*_mended_regions(reviewed, len(shown), mended, facts, origins), *_left_regions(plan)]
     flagged = sum(one.looks_wrong for one in listed)
     metrics = measure(
@@ -234,6 +236,7 @@ def _write_images(
     work: Path,
     tiled: str,
     shown: list[RegionFacts],
+    sources: list[Box],
     image: SectionImage,
     corrected: CorrectedSection,
     facts: SectionFacts,
@@ -249,6 +252,7 @@ def _write_images(
         overview_px=settings.overview_px,
         context_px=settings.context_px,
         folder=work / tiled,
+        sources=sources,
     ).write()
     for region in shown:
         write_pictures(
