@@ -43,7 +43,7 @@ from cytomend.segmentation.table import table_contours
 from cytomend.storage.images import open_image
 from cytomend.values import ValueRange
 
-KEYS = ("seam", "smooth", "rough", "pale", "harsh", "dark", "bright", "few", "many", "small", "large")
+KEYS = ("seam", "smooth", "rough", "pale", "harsh", "dark", "bright", "few", "many", "small", "large", "turned")
 SIZES_UM2 = (0, 1_000, 3_000, 10_000, np.inf)
 FIRST_SEED, FIT_SEED = 930_000, 940_000
 SIDE_PX = 1500
@@ -170,6 +170,19 @@ def swollen(scan: Scan, _mask: Mask, _: Segmenter) -> Grey:
     return ndimage.grey_erosion(scan.pixels, footprint=_disc(1 / scan.pixel_size_um)).astype(float)
 
 
+def turned(scan: Scan, mask: Mask, _: Segmenter) -> Grey:
+    """Each shape holds the tissue around its middle, turned by a right angle."""
+    labels, _count = ndimage.label(mask)
+    values = scan.pixels.astype(float)
+    for rows, columns in ndimage.find_objects(labels):
+        middle = [(side.start + side.stop) // 2 for side in (rows, columns)]
+        y, x = np.mgrid[rows, columns]
+        at_y, at_x = middle[0] + (x - middle[1]), middle[1] - (y - middle[0])
+        within = (np.clip(at, 0, n - 1) for at, n in zip((at_y, at_x), mask.shape, strict=True))
+        values[rows, columns] = scan.pixels[tuple(within)]
+    return values
+
+
 def noisy(scan: Scan, mask: Mask, _: Segmenter) -> Grey:
     """Noise as strong as the tissue itself."""
     noise = np.random.default_rng(0).standard_normal(mask.shape)
@@ -178,7 +191,7 @@ def noisy(scan: Scan, mask: Mask, _: Segmenter) -> Grey:
 
 FAULTS: dict[str, Callable[[Scan, Mask, Segmenter], Grey]] = {
     fault.__name__: fault
-    for fault in (blurred, darker, brighter, stepped, empty, halved, thinned, shrunken, swollen, noisy)
+    for fault in (blurred, darker, brighter, stepped, empty, halved, thinned, shrunken, swollen, turned, noisy)
 }
 
 
@@ -291,9 +304,10 @@ def fitted(found: list[Numbers]) -> str:
         "spread": lambda n: n.area_um2,
         "shift": lambda n: n.area_um2,
         "size": lambda n: 1 / (1 / n.cells_inside + 1 / n.cells_rim),
+        "turn": lambda n: 1 / (1 / n.inside.area_um2 + 1 / n.rim.area_um2),
     }
     lines = []
-    for name in ("seam", "grain", "spread", "shift", "count", "size"):
+    for name in ("seam", "grain", "spread", "shift", "count", "size", "turn"):
         pairs = [(n, d[name].value) for n in found if name in (d := differences(n)) and np.isfinite(d[name].value)]
         square = np.array([value**2 for _, value in pairs])
         if name == "count":

@@ -54,6 +54,10 @@ def metrics(section, number=0, **other):
             "precision": "float32",
             "uncertainty_grey": None,
             "region_uncertainty_grey": {},
+            "grafts": 0,
+            "copied_px": 0,
+            "drawn_px": 100 * number,
+            "region_grafts": {},
             "grow_px": 0,
             "window_px": 64,
             "stride_px": 48,
@@ -294,6 +298,22 @@ def test_a_row_tells_its_numbers_and_leads_to_its_page(brain, shown):
     assert page.locator("#sections img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 96
     page.get_by_role("link", name="B11").click()
     assert page.title() == "2"
+
+
+def test_what_was_copied_has_a_column_where_anything_was(brain, shown):
+    rows = [
+        metrics("B1", 2, grafts=3, copied_px=150, drawn_px=50),
+        metrics("B2", 1),
+        metrics("B3", 0, mended_px=0, drawn_px=0, regions=0, regions_undecided=0),
+    ]
+    page = shown(brain(*rows))
+    assert cells(page, "copied_share") == ["75.0", "0", "–"]
+    page.get_by_role("button", name="of these copied (%)").click()
+    assert names(page) == ["B1", "B2", "B3"]
+
+
+def test_where_nothing_was_copied_no_column_says_so(brain, shown):
+    assert cells(shown(brain(*several())), "copied_share") == []
 
 
 def test_the_table_of_numbers_says_the_same(brain):

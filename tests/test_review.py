@@ -11,15 +11,19 @@ from scipy import ndimage
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.grafts.record import COLUMNS, DRAWN, FIRST
 from cytomend.phantom import render_tissue
 from cytomend.regions.plan import SectionFacts
-from cytomend.report.corrected import CorrectedSection, Uncertainty
-from cytomend.report.flags import GRAVE, LEAST_CELLS, Flag, Numbers, flags_of
+from cytomend.report.corrected import CorrectedSection, Origin, Uncertainty
+from cytomend.report.depth import surroundings
+from cytomend.report.flags import CLEAR, DEEP_UM, GRAVE, LEAST_CELLS, Flag, Numbers, flags_of
+from cytomend.report.palette import origin_colours
 from cytomend.report.regions import RegionFacts
 from cytomend.report.review import RegionReview, flagged_first, review_regions
 from cytomend.report.rim import MARGIN_UM, RIM_UM
 from cytomend.segmentation.segmenters import ClassicalSegmenter, open_segmenter
 from cytomend.segmentation.stain import PLAIN
+from cytomend.storage.pyramid import halve_by_maximum, halve_by_mean
 
 RANGE = (0.0, 255.0)
 
@@ -78,11 +82,11 @@ def regions_of(labels, pixel_size_um=1.0):
     return found
 
 
-def reviewed(mended, labels, *, scan=None, segmenter=None, uncertainty=None, facts=None, **how):
+def reviewed(mended, labels, *, scan=None, segmenter=None, uncertainty=None, facts=None, origin=None, **how):
     """Review all regions of a section held in memory."""
     pixels = mended if mended.ndim == 3 else mended[None]
     facts = facts or section_facts(labels.shape)
-    corrected = CorrectedSection((mended,), (labels.astype(np.uint32),), {}, uncertainty)
+    corrected = CorrectedSection((mended,), (labels.astype(np.uint32),), {}, uncertainty, origin)
     image = Scan(pixels if scan is None else scan if scan.ndim == 3 else scan[None])
     regions = regions_of(labels, facts.pixel_size_um)
     return list(review_regions(regions, image, corrected, facts, segmenter or ClassicalSegmenter(), PLAIN, **how))
@@ -228,7 +232,7 @@ def test_a_large_region_read_in_parts_is_measured_as_one_that_is_read_whole(segm
     segmenter = open_segmenter(segmenter)
     (whole,) = reviewed(pixels, labels, segmenter=segmenter, part_px=1024)
     (parts,) = reviewed(pixels, labels, segmenter=segmenter, part_px=128)
-    for name in ("seam", "spread", "shift"):
+    for name in ("seam", "spread", "shift", "coherence_inside", "coherence_rim", "degrees_rim"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9)
     assert abs(parts.cells_inside - whole.cells_inside) <= differing
     assert abs(parts.cells_rim - whole.cells_rim) <= differing
@@ -334,9 +338,15 @@ def crowded(pixels, own):
     return np.where(own, np.tile(small, (2, 2)), pixels)
 
 
+def turned(pixels, own):
+    """The same tissue, turned by a right angle about the middle."""
+    return np.where(own, np.rot90(pixels), pixels)
+
+
 @pytest.mark.parametrize(
     ("fault", "key"),
     [
+        (turned, "turned"),
         (blurred, "smooth"),
         (darker, "dark"),
         (brighter, "bright"),
@@ -353,7 +363,7 @@ def crowded(pixels, own):
 @pytest.mark.parametrize("seed", [7, 8])
 def test_a_planted_fault_is_flagged(fault, key, seed):
     # In a disc of radius 55 there are too few cells to say that their size or number is wrong.
-    labels, pixels = disc(radius_px=110 if key in CELLS else 55), tissue(seed=seed)
+    labels, pixels = disc(radius_px=110 if key in (*CELLS, "turned") else 55), tissue(seed=seed)
     mended = np.clip(np.rint(fault(pixels, labels > 0)), 0, 255).astype(np.uint8)
     (review,) = reviewed(mended, labels, crop_px=0)
     (intact,) = reviewed(pixels, labels, crop_px=0)
@@ -430,7 +440,7 @@ def test_even_pixels_around_a_region_are_no_error():
     (review,) = reviewed(np.full(labels.shape, 200, np.uint8), labels)
     assert review.seam is review.spread is review.shift is None
     assert review.cells_inside == review.cells_rim == 0
-    assert keys(review) == {"background"}
+    assert keys(review) == {"background", "scarce"}
 
 
 def test_a_region_deeper_than_half_a_window_is_wide_also_with_its_neighbour():
@@ -444,6 +454,108 @@ def test_a_region_deeper_than_half_a_window_is_wide_also_with_its_neighbour():
     first, second = reviewed(tissue(), labels, facts=section_facts(labels.shape, window_px=63))
     assert "wide" in keys(first)
     assert "wide" in keys(second)
+
+
+def copied(labels, drawn):
+    """The label ``origin`` of a section: where ``drawn`` is not set, mended pixels are of one graft."""
+    grafts = pd.DataFrame([[1, 1, 0, 0, 0, 0, 8, 0, 1.0]], columns=list(COLUMNS))
+    values = np.where(labels > 0, np.where(drawn, DRAWN, FIRST), 0).astype(np.uint32)
+    return Origin((values,), grafts, origin_colours(grafts))
+
+
+def test_copied_pixels_are_context_so_that_a_wide_region_of_copies_is_not_wide():
+    labels = np.zeros((420, 420), dtype=np.int64)
+    labels[150:280, 100:300] = 1
+    facts = section_facts(labels.shape, window_px=64)
+    drawn = ndimage.distance_transform_edt(labels > 0) < 12
+    (joined,) = reviewed(tissue(), labels, facts=facts, origin=copied(labels, drawn))
+    (alone,) = reviewed(tissue(), labels, facts=facts, origin=copied(labels, np.ones_like(drawn)))
+    assert "wide" not in keys(joined)
+    assert "wide" in keys(alone)
+    assert joined.depth_um == alone.depth_um == 65
+
+
+def test_a_region_deeper_than_tissue_tells_says_so_also_when_it_was_copied():
+    side = round(2 * DEEP_UM)
+    labels = np.zeros((2 * side + 200, side + 120), dtype=np.int64)
+    labels[60 : 60 + side - 2, 60 : 60 + side - 2] = 1
+    labels[side + 120 : 2 * side + 122, 60 : 60 + side + 2] = 2
+    pixels = np.tile(tissue(), (4, 4))[: labels.shape[0], : labels.shape[1]]
+    near, far = reviewed(pixels, labels, crop_px=0, origin=copied(labels, labels == 0))
+    assert "deep" not in keys(near)
+    assert "deep" in keys(far)
+    assert (near.depth_um, far.depth_um) == (side / 2 - 1, side / 2 + 1)
+    facts = section_facts(labels.shape, pixel_size_um=0.5)
+    assert [review.depth_um * 2 for review in reviewed(pixels, labels, crop_px=0, facts=facts)] == [
+        near.depth_um,
+        far.depth_um,
+    ]
+
+
+def test_depth_on_a_coarser_level_errs_by_no_more_than_its_pixels(monkeypatch):
+    monkeypatch.setattr("cytomend.report.depth.LOOKED_PX", 100)
+    labels = np.zeros((512, 512), dtype=np.uint32)
+    labels[100:300, 150:350] = 1
+    levels, pixels = [labels], [tissue(512)]
+    for _ in range(3):
+        levels.append(halve_by_maximum(levels[-1]))
+        pixels.append(halve_by_mean(pixels[-1][None])[0])
+    corrected = CorrectedSection(tuple(pixels), tuple(levels), {})
+    found = surroundings(1, Box(100, 150, 300, 350), 40_000.0, corrected, section_facts(labels.shape))
+    assert abs(found.depth_um - 100) <= 8
+    # The box, widened by 200 px on each side, is cut off by the section on all sides but the lower one.
+    assert found.tissue_um2 == pytest.approx(500 * 512 - 40_000, rel=0.05)
+
+
+def test_a_region_in_an_island_of_tissue_says_that_there_is_little_around_it():
+    pixels = (230 + np.random.default_rng(0).integers(-2, 3, (420, 420))).astype(np.uint8)
+    island, labels = np.s_[96:320, 96:320], disc(radius_px=95)
+    pixels[island] = tissue()[island]
+    (alone,) = reviewed(pixels, labels, crop_px=0)
+    assert "scarce" in keys(alone)
+    (around,) = reviewed(tissue(), labels, crop_px=0)
+    assert "scarce" not in keys(around)
+
+
+def test_damage_that_was_left_is_no_tissue_around_a_region():
+    labels = disc(radius_px=60)
+    left = np.ones(labels.shape, dtype=bool)
+    left[140:280, 140:280] = False
+    (review,) = reviewed(tissue(), labels, artefacts=Masked(left | (labels > 0)), crop_px=0)
+    assert "scarce" in keys(review)
+
+
+def stripes(shape, degrees, seed=0):
+    """Noise drawn out along a direction, counted counterclockwise from the horizontal."""
+    noise = np.random.default_rng(seed).standard_normal([2 * n for n in shape])
+    drawn = ndimage.rotate(ndimage.gaussian_filter(noise, (1.5, 6)), degrees, reshape=False, order=1)
+    middle = tuple(slice(n // 2, n // 2 + n) for n in shape)
+    return np.clip(drawn[middle] / drawn[middle].std() * 30 + 128, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, 150])
+def test_directions_are_counted_from_the_horizontal(degrees):
+    labels = disc(radius_px=60)
+    pixels = np.where(labels > 0, stripes(labels.shape, degrees), stripes(labels.shape, 60, seed=1))
+    (review,) = reviewed(pixels, labels, crop_px=0)
+    assert abs((review.degrees_inside - degrees + 90) % 180 - 90) < 6
+    assert abs(review.degrees_rim - 60) < 6
+    assert min(review.coherence_inside, review.coherence_rim) > 0.5
+    assert "turned" in keys(review)
+    same = np.where(labels > 0, stripes(labels.shape, 60), stripes(labels.shape, 60, seed=1))
+    assert "turned" not in keys(reviewed(same, labels, crop_px=0)[0])
+
+
+def test_without_a_direction_around_it_no_direction_is_wrong():
+    labels, noise = disc(radius_px=60), np.random.default_rng(2).standard_normal((420, 420))
+    even = np.clip(ndimage.gaussian_filter(noise, 2) * 300 + 128, 0, 255)
+    pixels = np.where(labels > 0, stripes(labels.shape, 40), even).astype(np.uint8)
+    (review,) = reviewed(pixels, labels, crop_px=0)
+    assert review.coherence_rim < CLEAR
+    assert "turned" not in keys(review)
+    (ordered,) = reviewed(np.where(labels > 0, even, stripes(labels.shape, 40)).astype(np.uint8), labels, crop_px=0)
+    assert "turned" in keys(ordered)
+    assert any("no direction prevails" in flag.sentence for flag in ordered.flags)
 
 
 def test_a_region_whose_samples_differ_far_more_than_others_is_uncertain():

@@ -115,6 +115,7 @@
     regions: (row) => whole(row.regions),
     mended_mm2: (row) => decimals(row.mended_mm2, 3),
     mended_share: (row) => percent(row.mended_share),
+    copied_share: (row) => (row.copied_share === null ? '–' : percent(row.copied_share)),
     flagged: (row) => whole(row.flagged),
     open: (row) => (regionsOf(row) ? `${whole(row.open)} of ${whole(regionsOf(row))}` : '–'),
     decided,

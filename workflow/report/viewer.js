@@ -57,7 +57,7 @@
   const still = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
   const Rect = OpenSeadragon.Rect;
   const Point = OpenSeadragon.Point;
-  const state = { mode: 'curtain', at: 50, chosen: null, layers: new Set(), decisions: new Map(), leader: null };
+  const state = { mode: 'curtain', at: 50, chosen: null, layers: new Set(), decisions: new Map(), leader: null, pixel: null, isPinned: false, atSource: false };
   const panes = [];
 
   function openPane(element, sides) {
@@ -81,7 +81,7 @@
     const pane = { element, viewer, canvas: one('canvas.drawn', element), sides, layers: {}, ready: false };
     viewer.canvas.setAttribute('role', 'application');
     viewer.canvas.setAttribute('aria-label', 'Picture of the section. Arrow keys move it, plus and minus zoom, 0 shows all of it.');
-    const names = ['before', 'after', 'mended', ...(data.uncertainty ? ['uncertainty'] : [])];
+    const names = ['before', 'after', 'mended', ...(data.uncertainty ? ['uncertainty'] : []), ...(data.origin ? ['origin'] : [])];
     let waiting = names.length;
     names.forEach((name, index) => viewer.addTiledImage({
       tileSource: source(name),
@@ -107,9 +107,19 @@
     for (const event of ['key', 'scroll', 'drag', 'pinch', 'double-click']) viewer.addHandler(`canvas-${event}`, () => { state.leader = pane; });
     viewer.addHandler('canvas-click', (event) => {
       if (!event.quick) return;
+      if (state.layers.has('origin')) tellPixel(pixelAt(pane, event.position), { isPinned: true });
       const found = regionAt(pane, event.position);
       if (found !== null) choose(found, { moves: false });
     });
+    if (data.origin) {
+      new OpenSeadragon.MouseTracker({
+        element: viewer.container,
+        moveHandler: ({ position, pointerType }) => {
+          if (!state.layers.has('origin') || state.isPinned || pointerType === 'touch') return;
+          tellPixel(pixelAt(pane, position));
+        },
+      });
+    }
     // Turning and mirroring a section would only confuse; letters are the page's.
     viewer.addHandler('canvas-key', (event) => {
       if (/^[a-z]$/i.test(event.originalEvent.key)) event.preventDefaultAction = true;
@@ -163,7 +173,7 @@
     const hidesAfter = pane.sides === 'both' && state.mode === 'sides';
     const from = viewport.viewerElementToViewportCoordinates(new Point(viewport.getContainerSize().x * state.at / 100, 0)).x * width;
     const left = Math.min(Math.max(isWiped ? from : 0, 0), width);
-    const shown = { after: 1, mended: state.layers.has('tint') ? 0.38 : 0, uncertainty: state.layers.has('uncertainty') ? 0.9 : 0 };
+    const shown = { after: 1, mended: state.layers.has('tint') ? 0.38 : 0, uncertainty: state.layers.has('uncertainty') ? 0.9 : 0, origin: state.layers.has('origin') ? 0.5 : 0 };
     for (const [name, opacity] of Object.entries(shown)) {
       const layer = pane.layers[name];
       if (!layer) continue;
@@ -296,6 +306,7 @@
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     if (state.layers.has('outlines')) drawNumbers(context, seen, scale, corner, size);
+    if (state.pixel?.graft) drawSource(context, state.pixel, scale, corner);
     if (wiper && pane.sides === 'both') wiper.style.left = `${state.at}%`;
     // A side that is not seen is not named.
     if (pane.sides === 'both') {
@@ -373,6 +384,137 @@
     return taken;
   }
 
+  // --- where a mended pixel comes from ----------------------------------------------------------------------------------
+
+  const originNote = { text: one('#origin-text'), previous: one('#graft-previous'), next: one('#graft-next'), source: one('#graft-source') };
+
+  // The mended pixel at a place of a pane: its region, and the copy that it belongs to. Nothing is mended on the side of the scan.
+  function pixelAt(pane, position) {
+    const { scale, corner } = pane.drawn;
+    const isAfter = pane.sides === 'after' || (state.mode === 'curtain' && position.x >= pane.canvas.clientWidth * state.at / 100);
+    const [x, y] = [Math.floor((position.x - corner.x) / scale), Math.floor((position.y - corner.y) / scale)];
+    if (!isAfter) return null;
+    const context = pane.canvas.getContext('2d');
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    const holds = (path) => context.isPointInPath(path, 2 * x + 1, 2 * y + 1, 'evenodd');
+    const region = data.regions.find(({ left, path, box: [y0, x0, y1, x1] }) => !left && y >= y0 && y < y1 && x >= x0 && x < x1 && holds(path));
+    if (!region) return null;
+    const graft = graftsOf(region).find((one) => y >= one.y && y < one.y + one.side && x >= one.x && x < one.x + one.side && holds(one.path));
+    return { region, x, y, graft: graft ?? null };
+  }
+
+  function graftsOf(region) {
+    region.copies ??= (region.grafts ?? []).map(([y, x, sourceY, sourceX, side, mirrored, down, across, outline]) => ({
+      y, x, sourceY, sourceX, side, mirrored: Boolean(mirrored), middle: { y: y + down, x: x + across }, path: new Path2D(outline),
+    }));
+    return region.copies;
+  }
+
+  function sourceOf({ x, y, graft }) {
+    const across = x - graft.x;
+    return { x: graft.sourceX + (graft.mirrored ? graft.side - 1 - across : across), y: graft.sourceY + y - graft.y };
+  }
+
+  function sentenceOf(pixel) {
+    const { region, graft } = pixel;
+    if (region.grafts === null && region.graft_count) {
+      return `Region ${region.number}: this page has no room for the sources of its ${grouped(region.graft_count)} copies. The table labels/origin/grafts of the corrected section has them.`;
+    }
+    if (!graft) return `Region ${region.number}: drawn by the network.`;
+    const source = sourceOf(pixel);
+    const um = (px) => grouped(px * data.pixel_size_um);
+    const away = um(Math.hypot(source.x - pixel.x, source.y - pixel.y));
+    return `Region ${region.number}: copied from x ${um(source.x)} µm, y ${um(source.y)} µm, ${away} µm away${graft.mirrored ? ', mirrored' : ''}.`;
+  }
+
+  function tellPixel(pixel, { isPinned = false } = {}) {
+    if (!data.origin) return;
+    Object.assign(state, { pixel, isPinned: isPinned && pixel !== null, atSource: false });
+    showPixel();
+    for (const pane of panes) if (pane.ready) layOut(pane);
+  }
+
+  function showPixel() {
+    const text = state.pixel ? sentenceOf(state.pixel) : 'Point at a mended pixel, or tap it, to read whether it was drawn or copied. A copy is real tissue in the wrong place.';
+    if (originNote.text.textContent !== text) originNote.text.textContent = text;
+    originNote.source.disabled = !state.pixel?.graft;
+    originNote.source.textContent = state.atSource ? 'back to the copy' : 'see the source';
+  }
+
+  // The copies of the chosen region one after the other, for hands without a mouse.
+  function stepGraft(by) {
+    if (!data.origin) return;
+    if (!state.layers.has('origin')) flip('origin');
+    const region = regions.get(state.chosen) ?? data.regions.find((one) => one.grafts?.length);
+    if (!region) return;
+    if (region.number !== state.chosen) choose(region.number);
+    const copies = graftsOf(region);
+    if (!copies.length) {
+      tellPixel({ region, x: region.box[1], y: region.box[0], graft: null }, { isPinned: true });
+      return;
+    }
+    const index = copies.indexOf(state.pixel?.graft);
+    const graft = copies[index < 0 ? (by > 0 ? 0 : copies.length - 1) : (index + by + copies.length) % copies.length];
+    tellPixel({ region, ...graft.middle, graft }, { isPinned: true });
+    bringIntoView(graft.middle);
+  }
+
+  function seeSource() {
+    const { pixel } = state;
+    if (!pixel?.graft) return;
+    const to = state.atSource ? pixel : sourceOf(pixel);
+    Object.assign(state, { isPinned: true, atSource: !state.atSource });
+    showPixel();
+    lead().panTo(new Point((to.x + 0.5) / width, (to.y + 0.5) / width), still);
+    refresh();
+  }
+
+  function bringIntoView({ x, y }) {
+    const place = new Point((x + 0.5) / width, (y + 0.5) / width);
+    if (!panes[0].viewer.viewport.getBounds().containsPoint(place)) lead().panTo(place, still);
+  }
+
+  // The copy and its source, and a line from pixel to pixel, white on dark: seen on tissue and on colours.
+  function drawSource(context, pixel, scale, corner) {
+    const { graft } = pixel;
+    const at = ({ x, y }) => [corner.x + (x + 0.5) * scale, corner.y + (y + 0.5) * scale];
+    const [from, to] = [at(sourceOf(pixel)), at(pixel)];
+    for (const [colour, wide] of [['rgb(0 0 0 / .75)', 5], ['#fff', 2]]) {
+      context.save();
+      context.strokeStyle = colour;
+      context.lineWidth = wide;
+      context.beginPath();
+      context.moveTo(...from);
+      context.lineTo(...to);
+      context.stroke();
+      context.translate(corner.x, corner.y);
+      context.scale(scale / 2, scale / 2); // paths are in half pixels
+      context.lineWidth = wide * 2 / scale;
+      context.stroke(graft.path);
+      context.translate(2 * (graft.sourceX - graft.x), 2 * (graft.sourceY - graft.y));
+      if (graft.mirrored) {
+        context.translate(2 * (2 * graft.x + graft.side), 0);
+        context.scale(-1, 1);
+      }
+      context.stroke(graft.path);
+      context.restore();
+    }
+    context.font = '600 12px system-ui, sans-serif';
+    context.textAlign = 'left';
+    context.textBaseline = 'middle';
+    for (const [word, [x, y]] of [['source', from], ['copy', to]]) {
+      context.lineWidth = 4;
+      context.strokeStyle = 'rgb(0 0 0 / .75)';
+      context.strokeText(word, x + 9, y);
+      context.fillStyle = '#fff';
+      context.fillText(word, x + 9, y);
+      context.beginPath();
+      context.arc(x, y, 4, 0, 2 * Math.PI);
+      context.stroke();
+      context.fill();
+    }
+  }
+
   // A round length: the longest of 1, 2, 5 times a power of ten that fits.
   function drawRuler(scale) {
     const pixelsAUm = scale / data.pixel_size_um;
@@ -420,6 +562,7 @@
     if (box.checked) state.layers.add(name);
     else state.layers.delete(name);
     one('#viewer').classList.toggle(`with-${name}`, box.checked);
+    if (name === 'origin') tellPixel(null);
     refresh();
   }
   for (const [name, box] of boxes) {
@@ -460,10 +603,33 @@
       ['Grey spread', known(region.spread, (spread) => `${digits(spread, 2)} × that of the rim`)],
       ['Seam', known(region.seam, (seam) => `step at the outline ${digits(seam, 2)} × that in the rim`)],
     );
+    facts.push(
+      ['Direction', `${direction(region.degrees_inside, region.coherence_inside)} inside, ${direction(region.degrees_rim, region.coherence_rim)} in the rim`],
+      ['Depth', `${grouped(region.depth_um)} µm from intact tissue at most`],
+    );
     if (data.uncertainty) facts.push(['Uncertainty', known(region.uncertainty, (grey) => `${digits(grey, 1)} grey values over ${data.uncertainty.samples} fillings`)]);
+    if (data.origin) facts.push(...originFacts(region));
     facts.push(['Mended by', `${data.sampler}, ${grouped(region.calls)} network calls${region.seconds === null ? '' : `, ${seconds(region.seconds)}`}`]);
     if (region.draw) facts.push(['Drawn again', region.draw === 1 ? 'once' : `${region.draw} times`]);
     return facts;
+  }
+
+  // Degrees of structures without a prevailing direction say nothing.
+  function direction(degrees, coherence) {
+    return coherence === null ? '–' : coherence < 0.1 ? 'none' : `${Math.round(degrees) % 180}° (coherence ${digits(coherence, 2)})`;
+  }
+
+  function originFacts(region) {
+    if (!region.graft_count) return [['Origin', 'all drawn by the network']];
+    const copies = `${grouped(region.graft_count)} ${region.graft_count === 1 ? 'copy' : 'copies'}`;
+    return [
+      ['Origin', `${copies}: ${percent(copiedShare(region))} copied, ${percent(1 - copiedShare(region))} drawn by the network`],
+      ['Farthest source', `${grouped(region.farthest_um)} µm away`],
+    ];
+  }
+
+  function copiedShare(region) {
+    return region.copied_px / ((region.copied_px + region.drawn_px) || 1);
   }
 
   function textElement(name, text) {
@@ -553,6 +719,9 @@
   one('#begin')?.addEventListener('click', () => step(1));
   one('#previous')?.addEventListener('click', () => step(-1));
   one('#next')?.addEventListener('click', () => step(1));
+  originNote.previous?.addEventListener('click', () => stepGraft(-1));
+  originNote.next?.addEventListener('click', () => stepGraft(1));
+  originNote.source?.addEventListener('click', seeSource);
   one('#zoom-in').addEventListener('click', () => lead().zoomBy(1.6).applyConstraints());
   one('#zoom-out').addEventListener('click', () => lead().zoomBy(1 / 1.6).applyConstraints());
   one('#whole').addEventListener('click', () => lead().goHome(still));
@@ -606,6 +775,12 @@
     ['spread', part('spread')],
     ['shift', part('shift')],
     ...(data.uncertainty ? [['uncertainty (grey values)', part('uncertainty')]] : []),
+    ...(data.origin ? [
+      ['copies', whole('graft_count')],
+      ['copied', (region) => (region.left ? [null, '–'] : [copiedShare(region), percent(copiedShare(region))])],
+      ['drawn', (region) => (region.left ? [null, '–'] : [1 - copiedShare(region), percent(1 - copiedShare(region))])],
+      ['farthest source (µm)', whole('farthest_um')],
+    ] : []),
     ['windows', whole('windows')],
     ['calls', whole('calls')],
     ['seconds', whole('seconds')],
@@ -664,6 +839,10 @@
     t: () => flip('tint'),
     c: () => flip('cells'),
     u: () => flip('uncertainty'),
+    g: () => flip('origin'),
+    ',': () => stepGraft(-1),
+    '.': () => stepGraft(1),
+    v: seeSource,
     0: () => lead().goHome(still),
     '+': () => one('#zoom-in').click(),
     '-': () => one('#zoom-out').click(),

@@ -97,6 +97,7 @@ class Totals(NamedTuple):
     mended_px: int
     mended_share: float
     mended_mm2: float
+    copied_px: int
     warned_sections: int
     wrong: list[tuple[str, str]]
     proved_sections: int
@@ -121,6 +122,7 @@ def total(rows: Sequence[Row]) -> Totals:
         mended_px=mended_px,
         mended_share=mended_px / all_px if all_px else 0.0,
         mended_mm2=sum(section.mended_mm2 for section in sections),
+        copied_px=sum(section.copied_px for section in sections),
         warned_sections=sum(bool(section.warnings) for section in sections),
         wrong=[(row.section.section, row.page) for row in rows if row.section.proved is False],
         proved_sections=sum(section.proved is True for section in sections),
@@ -169,6 +171,7 @@ def _record(
         "height_mm": height_px * own.pixel_size_um / 1000,
         "mended_mm2": own.mended_mm2,
         "mended_share": own.mended_share,
+        "copied_share": own.copied_px / own.mended_px if own.mended_px else None,
         "gpu_hours": row.hours.gpu,
         "cpu_hours": row.hours.cpu,
         "cost": row.cost,

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.grafts.record import DRAWN, ORIGIN, read_grafts
 from cytomend.heat import UNCERTAINTY
 from cytomend.regions.plan import SectionFacts
+from cytomend.report.palette import origin_colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,22 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Which mended pixels were drawn and which were copied; see `cytomend.grafts.record`.
+
+    Attributes
+    ----------
+    levels : (H, W) uint32: 0 as scanned, 1 drawn, 2 + row copied; each level half the one before
+    grafts : the table, a row a graft
+    colours : (2 + rows, 3), of each value
+    """
+
+    levels: tuple[zarr.Array[Any], ...]
+    grafts: pd.DataFrame
+    colours: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class CorrectedSection:
     """An opened corrected section.
 
@@ -46,12 +65,14 @@ class CorrectedSection:
     labels : of region numbers, (H, W) uint32, at the same levels
     provenance : what `cytomend.stages.blend_section` wrote down
     uncertainty : None where every region was mended once
+    origin : None where the network drew every mended pixel
     """
 
     levels: tuple[zarr.Array[Any], ...]
     labels: tuple[zarr.Array[Any], ...]
     provenance: dict[str, Any]
     uncertainty: Uncertainty | None = None
+    origin: Origin | None = None
 
     @classmethod
     def open(cls, path: Path, facts: SectionFacts) -> CorrectedSection:
@@ -69,6 +90,7 @@ class CorrectedSection:
             levels, labels = _levels(group), _levels(zarr.open_group(path / "labels" / "mended", mode="r"))
             mask, shape = provenance["mask_blake2b"], levels[0].shape[-2:]
             uncertainty = _uncertainty(path / "labels" / UNCERTAINTY) if facts.samples > 1 else None
+            origin = _origin(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: expected a corrected section written by `cytomend blend-section` ({error!r}); write it again"
@@ -78,7 +100,7 @@ class CorrectedSection:
                 f"{path}: expected the section mended by this plan ({facts.shape} px, mask {facts.mask_blake2b}), "
                 f"found {shape} px, mask {mask}; run `cytomend blend-section` again"
             )
-        return cls(levels, labels, provenance, uncertainty)
+        return cls(levels, labels, provenance, uncertainty, origin)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Return (C, h, w) pixels of a box of a level."""
@@ -88,6 +110,12 @@ class CorrectedSection:
     def read_labels(self, box: Box, level: int = 0) -> NDArray[np.uint32]:
         """Return (h, w) region numbers of a box of a level."""
         return np.asarray(self.labels[level][box.slices])
+
+    def read_origin(self, box: Box, level: int = 0) -> NDArray[np.uint32]:
+        """Return (h, w) values of the label ``origin`` of a box of a level; without it, every mended pixel is drawn."""
+        if self.origin is None:
+            return np.where(self.read_labels(box, level) > 0, np.uint32(DRAWN), np.uint32(0))
+        return np.asarray(self.origin.levels[level][box.slices])
 
     def level_for(self, longest_px: int) -> int:
         """Return the smallest level whose longer side is no shorter than this; level 0 if there is none."""
@@ -105,6 +133,14 @@ def _uncertainty(path: Path) -> Uncertainty:
     said = record["cytomend"]
     regions = {int(number): float(mean) for number, mean in said["regions"].items()}
     return Uncertainty(_levels(group), int(said["samples"]), float(said["mean"]), regions, float(said["full_scale"]))
+
+
+def _origin(path: Path) -> Origin | None:
+    label = path / "labels" / ORIGIN
+    if not label.exists():
+        return None
+    grafts = read_grafts(path)
+    return Origin(_levels(zarr.open_group(label, mode="r")), grafts, origin_colours(grafts))
 
 
 def _levels(group: zarr.Group) -> tuple[zarr.Array[Any], ...]:

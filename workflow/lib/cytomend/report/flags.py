@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from cytomend.report.orientation import Orientation
+
 EASY = 2.3
 """Standard deviations that intact tissue may differ: of a normal law 1 % lie beyond them on either side."""
 LEAST_UM2 = 400.0
@@ -26,10 +28,19 @@ LEAST_REGIONS = 5
 """Regions of a section whose median uncertainty says something."""
 UNCERTAIN = 1.5
 """Times the median of the section's regions, the least that counts as far above it."""
+DEEP_UM = 100.0
+"""How far tissue tells of its surroundings: at this depth half of how means over 100 µm vary is foretold from the rim,
+at 150 µm less than a third (``benchmarks/reach.py --smooth-um 100``)."""
+SCARCE = 1.0
+"""Intact tissue around a region over the region's area, below which there is little to go by or to copy."""
+CLEAR = 0.1
+"""Coherence of a rim from which on it has a direction; that of layered cortex is about 0.2."""
 NORMAL_MAD = 1.4826
 """Standard deviation of a normal law over its median absolute deviation."""
 
-GRAVE = frozenset({"seam", "smooth", "rough", "pale", "harsh", "dark", "bright", "few", "many", "small", "large"})
+GRAVE = frozenset(
+    {"seam", "smooth", "rough", "pale", "harsh", "dark", "bright", "few", "many", "small", "large", "turned"}
+)
 """Flags that say that the filling differs from its surroundings; the others say why it may."""
 
 
@@ -72,6 +83,9 @@ COUNT = Limit(local=0.037, scatter=0.34)
 SIZE = Limit(local=0.0023, scatter=1.3)
 """Of the logarithm of the quotient of medians, by cells (half the harmonic mean of those inside and in the rim)."""
 
+TURN = Limit(local=0.001, scatter=120.0)
+"""Of the distance of two orientations, by area in µm² (half the harmonic mean of those inside and in the rim)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
@@ -79,7 +93,8 @@ class Numbers:
 
     ``outline_pairs`` are pairs of pixels across the outline, ``grain`` is the mean step between neighbouring pixels
     inside over that in the rim: unlike ``spread`` it says little of cells and much of blur. ``blank_share`` is that of
-    the rim's squares, ``others_grey`` the uncertainties of all regions of the section.
+    the rim's squares, ``others_grey`` the uncertainties of all regions of the section. ``depth_um`` and ``tissue_um2``
+    are those of `cytomend.report.depth`, ``inside`` and ``rim`` the directions in which structures run.
     """
 
     area_um2: float
@@ -99,6 +114,10 @@ class Numbers:
     is_wide: bool
     uncertainty_grey: float | None = None
     others_grey: tuple[float, ...] = ()
+    depth_um: float = 0.0
+    tissue_um2: float = math.inf
+    inside: Orientation | None = None
+    rim: Orientation | None = None
 
     @property
     def expected_cells(self) -> float:
@@ -135,7 +154,7 @@ def flags_of(numbers: Numbers) -> tuple[Flag, ...]:
 
 
 def differences(numbers: Numbers) -> dict[str, Difference]:
-    """Return what can be compared, by name: ``seam``, ``grain``, ``spread``, ``shift``, ``count``, ``size``."""
+    """Return what can be compared: ``seam``, ``grain``, ``spread``, ``shift``, ``count``, ``size``, ``turn``."""
     found = dict[str, Difference]()
     if numbers.seam:
         found["seam"] = Difference(math.log(numbers.seam), SEAM.of(numbers.outline_pairs))
@@ -152,7 +171,18 @@ def differences(numbers: Numbers) -> dict[str, Difference]:
     if enough and numbers.area_inside_um2 and numbers.area_rim_um2:
         cells = 1 / (1 / numbers.cells_inside + 1 / numbers.cells_rim)
         found["size"] = Difference(math.log(numbers.area_inside_um2 / numbers.area_rim_um2), SIZE.of(cells))
+    if (turn := _turn(numbers.inside, numbers.rim)) is not None:
+        found["turn"] = turn
     return found
+
+
+def _turn(inside: Orientation | None, rim: Orientation | None) -> Difference | None:
+    """Return how far the directions inside and in the rim lie apart, if the rim has one."""
+    if inside is None or rim is None or min(inside.area_um2, rim.area_um2) < LEAST_UM2:
+        return None
+    if rim.coherence < max(CLEAR, TURN.of(rim.area_um2)):
+        return None
+    return Difference(inside.apart(rim), TURN.of(1 / (1 / inside.area_um2 + 1 / rim.area_um2)))
 
 
 def _count(numbers: Numbers) -> Difference:
@@ -177,6 +207,7 @@ def _greys(numbers: Numbers) -> Iterator[Flag]:
             " pixels of the tissue around it.",
         )
     yield from _texture(numbers, found)
+    yield from _direction(numbers, found)
     if (shift := found.get("shift")) and (shift.is_below or shift.is_above):
         yield Flag(
             "dark" if shift.is_below else "bright",
@@ -201,6 +232,21 @@ def _texture(numbers: Numbers, found: dict[str, Difference]) -> Iterator[Flag]:
                 f"Too {much} contrast: grey values inside vary {numbers.spread:.2g} times as much as in the tissue"
                 " around it.",
             )
+
+
+def _direction(numbers: Numbers, found: dict[str, Difference]) -> Iterator[Flag]:
+    """Yield whether structures run another way than around the region, or no way at all."""
+    inside, rim = numbers.inside, numbers.rim
+    if "turn" not in found or not found["turn"].is_above or inside is None or rim is None:
+        return
+    if inside.coherence < CLEAR:
+        sentence = f"No direction: around it cells and fibres run at {rim.degrees:.0f}°, inside no direction prevails."
+    else:
+        sentence = (
+            f"Another direction: cells and fibres run at {inside.degrees:.0f}° inside and at {rim.degrees:.0f}° around"
+            " it, counted from the horizontal."
+        )
+    yield Flag("turned", sentence)
 
 
 def _cells(numbers: Numbers) -> Iterator[Flag]:
@@ -233,6 +279,18 @@ def _circumstances(numbers: Numbers) -> Iterator[Flag]:
             "wide",
             f"Too large for the context: its middle lies more than {numbers.window_um / 2:.0f} µm from any intact"
             f" tissue, and the model sees {numbers.window_um:.0f} µm at once.",
+        )
+    if numbers.depth_um > DEEP_UM:
+        yield Flag(
+            "deep",
+            f"Too wide to know its layers: its middle lies {numbers.depth_um:.0f} µm from any intact tissue. Beyond"
+            f" {DEEP_UM:.0f} µm the surroundings do not tell which tissue was there.",
+        )
+    if numbers.tissue_um2 < SCARCE * numbers.area_um2:
+        yield Flag(
+            "scarce",
+            f"Little tissue around it: {numbers.tissue_um2:,.0f} µm² of intact tissue nearby, and the region has"
+            f" {numbers.area_um2:,.0f} µm².",
         )
     if numbers.touches_border:
         yield Flag("border", "It touches the section's border: on that side there was no tissue to go on from.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,7 @@ from cytomend.errors import InputError
 from cytomend.regions.plan import SectionFacts
 from cytomend.report.corrected import CorrectedSection
 from cytomend.report.decisions import DecisionsShown
+from cytomend.report.origin import RegionOrigin, total_origin
 from cytomend.report.regions import RegionFacts
 from cytomend.verdict import Verdict
 
@@ -43,6 +45,10 @@ class SectionMetrics:
     precision: str
     uncertainty_grey: float | None
     region_uncertainty_grey: dict[str, float]
+    grafts: int
+    copied_px: int
+    drawn_px: int
+    region_grafts: dict[str, dict[str, float]]
     grow_px: int
     window_px: int
     stride_px: int
@@ -108,6 +114,7 @@ def measure(
     facts: SectionFacts,
     regions: list[RegionFacts],
     corrected: CorrectedSection,
+    origins: Mapping[int, RegionOrigin],
     warnings: tuple[str, ...],
     said: DecisionsShown,
     verdict: Verdict | None,
@@ -120,6 +127,7 @@ def measure(
     Parameters
     ----------
     facts, regions, corrected : what was planned and mended
+    origins : by region, where its pixels come from
     warnings : sentences
     said : what reviewers decided
     verdict : what was proved of the corrected section, if it was
@@ -154,6 +162,17 @@ def measure(
         region_uncertainty_grey={str(number): mean for number, mean in uncertainty.regions.items()}
         if uncertainty
         else {},
+        **asdict(total_origin(origins.values())),
+        region_grafts={
+            str(number): {
+                "grafts": one.count,
+                "copied_px": one.copied_px,
+                "drawn_px": one.drawn_px,
+                "farthest_um": one.farthest_um,
+            }
+            for number, one in sorted(origins.items())
+            if one.farthest_um is not None
+        },
         grow_px=facts.grow_px,
         window_px=facts.window_px,
         stride_px=facts.stride_px,

@@ -23,7 +23,9 @@ from cytomend.regions.annotation import Masked
 from cytomend.regions.plan import SectionFacts
 from cytomend.report.comparison import choose_crop
 from cytomend.report.corrected import CorrectedSection
+from cytomend.report.depth import surroundings
 from cytomend.report.flags import GRAVE, Flag, Numbers, flags_of
+from cytomend.report.orientation import ORIENTATION_SUMS, Orientation, orientation_sums, orientations
 from cytomend.report.regions import RegionFacts
 from cytomend.report.rim import GREY_SUMS, PART_PX, Neighbourhood, Part, Squares, grey_sums, is_wide
 from cytomend.segmentation.segmenters import Segmenter
@@ -59,6 +61,9 @@ class RegionReview:
     flags : what should be looked at
     contours_before, contours_after : polygons (n, 2) of (y, x) in px of the section, of cells of scan and corrected
         section whose centre lies in region or rim, and in the crop
+    depth_um : how far its deepest pixel lies from intact tissue
+    degrees_inside, degrees_rim : direction in which structures run, counterclockwise from the horizontal
+    coherence_inside, coherence_rim : how strongly that direction prevails, from 0 to 1
     """
 
     region: int
@@ -76,6 +81,11 @@ class RegionReview:
     flags: tuple[Flag, ...] = ()
     contours_before: Contours = ()
     contours_after: Contours = ()
+    depth_um: float = 0.0
+    degrees_inside: float | None = None
+    degrees_rim: float | None = None
+    coherence_inside: float | None = None
+    coherence_rim: float | None = None
 
     @property
     def graves(self) -> int:
@@ -131,6 +141,11 @@ def review_regions(
             flags=flags_of(numbers),
             contours_before=tuple(found.before),
             contours_after=tuple(found.after),
+            depth_um=numbers.depth_um,
+            degrees_inside=numbers.inside.degrees if numbers.inside else None,
+            degrees_rim=numbers.rim.degrees if numbers.rim else None,
+            coherence_inside=numbers.inside.coherence if numbers.inside else None,
+            coherence_rim=numbers.rim.coherence if numbers.rim else None,
         )
 
 
@@ -149,16 +164,18 @@ def measure_region(
     """Return what is measured of a region and its rim, and its cells; see `review_regions`."""
     facts, corrected = around.facts, around.corrected
     middle = sum(facts.value_range) / 2
-    squares, total = Squares(facts), np.zeros(len(GREY_SUMS))
+    squares, total, directed = Squares(facts), np.zeros(len(GREY_SUMS)), np.zeros(len(ORIENTATION_SUMS))
     for part in around.parts():
         total += grey_sums(part, middle)
+        directed += orientation_sums(part, facts.pixel_size_um)
         squares.add(part, around.rim_px, around.rim_px + around.guard_px)
     crop = choose_crop(region, corrected, facts.shape, context_px=around.rim_px, crop_px=crop_px)
     finder = Finder(segmenter, facts, squares.mosaic, crop)
     found = Found()
     for part in around.parts():
         found.add(part.focused(around.margin_px), finder, around.stain.grey, image)
-    return _numbers(region, around, dict(zip(GREY_SUMS, total.tolist(), strict=True)), squares, found), found
+    sums = dict(zip(GREY_SUMS, total.tolist(), strict=True))
+    return _numbers(region, around, sums, orientations(directed, facts.pixel_size_um), squares, found), found
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +242,12 @@ class Found:
 
 
 def _numbers(
-    region: RegionFacts, around: Neighbourhood, sums: dict[str, float], squares: Squares, found: Found
+    region: RegionFacts,
+    around: Neighbourhood,
+    sums: dict[str, float],
+    directions: tuple[Orientation | None, Orientation | None],
+    squares: Squares,
+    found: Found,
 ) -> Numbers:
     facts, uncertainty = around.facts, around.corrected.uncertainty
     pixel_um2 = facts.pixel_size_um**2
@@ -234,6 +256,9 @@ def _numbers(
     compared = bool(sums["own_px"] and rim_deviation)
     outline_step, own_step, rim_step = (
         _quotient(sums[f"{where}_step"], sums[f"{where}_pairs"]) for where in ("outline", "own", "rim")
+    )
+    depth_um, tissue_um2 = surroundings(
+        region.number, region.box, region.area_um2, around.corrected, facts, around.artefacts
     )
     return Numbers(
         area_um2=sums["own_px"] * pixel_um2,
@@ -253,6 +278,10 @@ def _numbers(
         is_wide=is_wide(region.number, region.box, around.corrected, facts, around.part_px),
         uncertainty_grey=uncertainty.regions.get(region.number) if uncertainty else None,
         others_grey=tuple(uncertainty.regions.values()) if uncertainty else (),
+        depth_um=depth_um,
+        tissue_um2=tissue_um2,
+        inside=directions[0],
+        rim=directions[1],
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.geometry import Box
+from cytomend.grafts.record import DRAWN
 from cytomend.regions.annotation import Masked
 from cytomend.regions.plan import SectionFacts
 from cytomend.regions.tissue import SQUARE_PX, tissue_share
@@ -216,9 +217,10 @@ class Squares:
 
 
 def is_wide(region: int, box: Box, corrected: CorrectedSection, facts: SectionFacts, tile_px: int = PART_PX) -> bool:
-    """Whether some pixel of a region lies farther than half a window from the nearest that was not mended.
+    """Whether the network drew some pixel of a region farther than half a window from the nearest that it did not draw.
 
-    The section's border is no source: beyond it the network saw a mirror image.
+    Copied pixels are known to the network, as intact ones are. The section's border is no source: beyond it the network
+    saw a mirror image.
     """
     most_px = facts.window_px / 2
     if min(box.shape) <= facts.window_px:
@@ -226,13 +228,13 @@ def is_wide(region: int, box: Box, corrected: CorrectedSection, facts: SectionFa
     margin_px = math.ceil(most_px) + 1
     for tile in box.tiles(tile_px):
         window = tile.grow(margin_px).clip(facts.shape)
-        labels = corrected.read_labels(window)
-        own = labels[tile.relative_to(window).slices] == region
+        own = corrected.read_labels(tile) == region
         if not own.any():
             continue
-        if labels.all():
+        drawn = corrected.read_origin(window) == DRAWN
+        if drawn.all():
             return True
-        far_px = ndimage.distance_transform_edt(labels > 0)[tile.relative_to(window).slices]
+        far_px = ndimage.distance_transform_edt(drawn)[tile.relative_to(window).slices]
         if (far_px[own] > most_px).any():
             return True
     return False

@@ -1,13 +1,15 @@
 """The section as tiles that a browser zooms into: plain files, beside the page, that open from disk.
 
-Four layers lie on one grid of tiles of 512 px, halved from level to level as the corrected pyramid is:
+Layers lie on one grid of tiles of 512 px, halved from level to level as the corrected pyramid is:
 
 | layer | what | where it has tiles |
 |---|---|---|
-| ``before`` | the scan, opaque | from the level ``complete_from`` on everywhere; on finer ones around regions |
+| ``before`` | the scan, opaque | from the level ``complete_from`` on everywhere; on finer ones around regions, and on |
+| | | level `SOURCE_LEVEL` and above where the copies in shown regions come from |
 | ``after`` | the mended pixels, transparent elsewhere | of those tiles, where a pixel is mended |
 | ``mended`` | a flat colour on the mended pixels | as ``after`` |
 | ``uncertainty`` | deviation of samples, in colour, on the mended pixels | as ``after``, if there are samples |
+| ``origin`` | a colour on drawn pixels, and others on copied ones | as ``after``, if there are grafts |
 
 Level 0 has the pixels of the scan, without loss. A tile is ``LAYER/LEVEL/COLUMN_ROW.png`` (``.webp`` for a reduced
 ``before``), its place counted in tiles from the section's corner. What is written follows the damage (law 5), and the
@@ -39,6 +41,10 @@ from cytomend.values import ValueRange
 TILE_PX = 512
 """Side of a tile: that of a chunk of the corrected pyramid, by default, so that a tile is one piece to read."""
 
+SOURCE_LEVEL = 1
+"""Finest level on which sources of copies are shown. Cells are seen there, and a tile covers four of level 0: sources
+lie strewn around a region, and at full resolution they would take more room than the regions."""
+
 EMPTY = "none.png"
 
 Place = tuple[int, int]
@@ -53,7 +59,7 @@ class TileIndex:
     ----------
     levels : of the pyramid
     complete_from : the finest level that shows the whole section
-    before, mended : (row, column) of the tiles of a layer, by level; ``mended`` holds for the three other layers
+    before, mended : (row, column) of the tiles of a layer, by level; ``mended`` holds for all other layers
     """
 
     levels: int
@@ -94,6 +100,7 @@ class TileWriter:
     overview_px : the longer side of the finest level that is complete is no longer
     context_px : intact tissue around a shown region that is at full resolution at least
     folder : where the tiles go
+    sources : boxes that the copies in shown regions come from
     """
 
     image: SectionImage
@@ -103,6 +110,7 @@ class TileWriter:
     overview_px: int
     context_px: int
     folder: Path
+    sources: Collection[Box] = ()
 
     def write(self) -> TileIndex:
         """Write all tiles and return which there are.
@@ -141,16 +149,17 @@ class TileWriter:
         box = Box(*(side * TILE_PX for side in (*place, place[0] + 1, place[1] + 1))).intersect(whole)
         around = box.grow(-(-self.context_px // 2**level)).intersect(whole)
         near = self.corrected.read_labels(around, level)
-        is_complete = level >= index.complete_from
-        if not is_complete and not near.any():
+        is_complete, is_source = level >= index.complete_from, self._holds_source(level, box)
+        if not (is_complete or is_source or near.any()):
             return None, False
         numbers = near[box.relative_to(around).slices]
+        descend = bool(near.any()) or level > index.complete_from or (is_source and level > SOURCE_LEVEL)
         below = [
-            (child, *self._descend(level - 1, child, index))
-            for child in self._children(level, place, descend=bool(near.any()) or level > index.complete_from)
+            (child, *self._descend(level - 1, child, index)) for child in self._children(level, place, descend=descend)
         ]
         is_written = (
             is_complete
+            or is_source
             or any(written for _, _, written in below)
             or (level == 0 and bool(np.isin(near, list(self.shown)).any()))
         )
@@ -162,6 +171,14 @@ class TileWriter:
         if is_written:
             self._write(level, place, index, before, after, numbers, box)
         return (before if is_mended else None), is_written
+
+    def _holds_source(self, level: int, box: Box) -> bool:
+        """Whether a box of a level holds some of a source, on the levels that show them."""
+        if level < SOURCE_LEVEL:
+            return False
+        side = 2**level
+        whole = Box(box.y0 * side, box.x0 * side, box.y1 * side, box.x1 * side)
+        return any(not source.intersect(whole).is_empty for source in self.sources)
 
     def _children(self, level: int, place: Place, *, descend: bool) -> Iterator[Place]:
         if level == 0 or not descend:
@@ -219,6 +236,10 @@ class TileWriter:
             deviation = np.asarray(uncertainty.levels[level][box.slices])
             colours = heat(deviation / uncertainty.full_scale)
             _cut_out(colours, mended).save(_made(self.folder / f"uncertainty/{name}.png"))
+        if (origin := self.corrected.origin) is not None:
+            # A damaged label may hold numbers that the table lacks; the verdict says so.
+            values = np.minimum(self.corrected.read_origin(box, level), len(origin.colours) - 1)
+            _cut_out(origin.colours[values], mended).save(_made(self.folder / f"origin/{name}.png"))
 
     def _require_untouched(
         self, before: NDArray[Any], after: NDArray[Any], numbers: NDArray[np.uint32], box: Box

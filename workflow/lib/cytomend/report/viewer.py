@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cytomend.regions.plan import SectionFacts
 from cytomend.report.corrected import CorrectedSection
+from cytomend.report.origin import PackedGraft, RegionOrigin
 from cytomend.report.regions import RegionFacts
 from cytomend.report.review import Flag, RegionReview
 from cytomend.report.tiles import TILE_PX, TileIndex
@@ -28,6 +29,11 @@ CHECKS = (
     "area_rim_um2",
     "cells_inside",
     "cells_rim",
+    "depth_um",
+    "degrees_inside",
+    "degrees_rim",
+    "coherence_inside",
+    "coherence_rim",
 )
 """Of a review, those that the page shows."""
 
@@ -53,12 +59,16 @@ class ShownRegion:
     outline : its path, in half pixels
     reviewed : its checks; None if it stays as it was scanned, because a reviewer said so
     is_native : whether it is shown at full resolution
+    origin : where its pixels come from; None if it stays as it was scanned
+    grafts : its copies with their outlines, as far as the page has room for them
     """
 
     facts: RegionFacts
     outline: str
     reviewed: Reviewed | None = None
     is_native: bool = False
+    origin: RegionOrigin | None = None
+    grafts: list[PackedGraft] | None = None
 
     @property
     def is_left(self) -> bool:
@@ -128,8 +138,22 @@ def region_record(
         "flags": [[flag.key, flag.sentence] for flag in shown.flags],
         "cells": shown.reviewed.cells if shown.reviewed else None,
     }
+    if corrected.origin is not None:
+        record |= _origin_record(shown)
     review = shown.reviewed.review if shown.reviewed else None
     return record | {name: _rounded(getattr(review, name)) if review else None for name in CHECKS}
+
+
+def _origin_record(shown: ShownRegion) -> Record:
+    """Return where the pixels of a region come from, as the page says it."""
+    origin = shown.origin
+    return {
+        "graft_count": origin.count if origin else None,
+        "drawn_px": origin.drawn_px if origin else None,
+        "copied_px": origin.copied_px if origin else None,
+        "farthest_um": _rounded(origin.farthest_um) if origin else None,
+        "grafts": shown.grafts,
+    }
 
 
 def section_record(
@@ -151,6 +175,7 @@ def section_record(
             "mended": tiles.runs(tiles.mended, facts.shape[1]),
         },
         "uncertainty": {"samples": uncertainty.samples, "full_scale": uncertainty.full_scale} if uncertainty else None,
+        "origin": corrected.origin is not None,
         "regions": {
             "columns": list(regions[0]) if regions else [],
             "rows": [list(region.values()) for region in regions],

@@ -27,6 +27,10 @@ Entries of ``metrics.json``:
 | ``precision`` | | of the network's arithmetic |
 | ``uncertainty_grey`` | grey values | mean standard deviation of mended pixels over the samples; null with one sample |
 | ``region_uncertainty_grey`` | grey values | the same by region number; empty with one sample |
+| ``grafts`` | | copies of the section's own tissue |
+| ``copied_px``, ``drawn_px`` | px | pixels of these copies, and pixels that the network drew |
+| ``region_grafts`` | | of each region with copies, by its number: ``grafts``, ``copied_px``, ``drawn_px``, and |
+| | | ``farthest_um``, the largest distance between a copy and its source; empty where all was drawn |
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
@@ -44,7 +48,7 @@ import argparse
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -53,6 +57,7 @@ from PIL import Image
 from cytomend.costs import elapsed_s, shard_benchmark
 from cytomend.decisions import section_decisions
 from cytomend.errors import InputError
+from cytomend.geometry import Box
 from cytomend.heat import RAMP
 from cytomend.regions.plan import Plan, SectionFacts
 from cytomend.report.assets import Asset
@@ -61,9 +66,11 @@ from cytomend.report.corrected import CorrectedSection
 from cytomend.report.decisions import decisions_shown
 from cytomend.report.evaluation_shown import FIGURES, EvaluationShown
 from cytomend.report.metrics import measure
+from cytomend.report.origin import GraftOutlines, RegionOrigin, region_origin, source_boxes
 from cytomend.report.outlines import left_outline, region_outline
 from cytomend.report.overview import PLAIN_PX, THUMBNAIL_PX, draw_overview
 from cytomend.report.pages import write_page
+from cytomend.report.palette import COPIED_RGB, DRAWN_RGB
 from cytomend.report.pictures import PREVIEW_QUALITY
 from cytomend.report.regions import RegionFacts, largest_first, left_facts, region_facts
 from cytomend.report.review import flagged_first, review_regions
@@ -145,15 +152,19 @@ def report_section(
         stain = section_stain(image, plan.not_intact(), facts.value_range, settings.stain)
         reviewed = _most_urgent_first(list(_reviews(regions, image, mended, plan, stain, settings)))
         shown = [one.region for one in reviewed][: settings.pictures]
+        origins = {one.number: region_origin(one.number, one.box, mended, facts.pixel_size_um) for one in regions}
+        sources = source_boxes(mended, (origins[one.number] for one in shown))
         with one_writer(out.parent / IMAGES) as work:
             shutil.rmtree(work)
             # A page that is open while another is written must not show the other's tiles.
             tiled = made[:12]
-            tiles = _write_images(work, tiled, shown, image, mended, facts, settings, evaluation)
+            tiles = _write_images(work, tiled, shown, sources, image, mended, facts, settings, evaluation)
             publish(work, out.parent / IMAGES, {"section": facts.section})
-    listed = [*_mended_regions(reviewed, len(shown), mended, facts), *_left_regions(plan)]
+    listed = [*_mended_regions(reviewed, len(shown), mended, facts, origins), *_left_regions(plan)]
     flagged = sum(one.looks_wrong for one in listed)
-    metrics = measure(facts, regions, mended, warnings, said, verdict, flagged=flagged, evaluated=bool(evaluation))
+    metrics = measure(
+        facts, regions, mended, origins, warnings, said, verdict, flagged=flagged, evaluated=bool(evaluation)
+    )
     seconds = _seconds(plan, regions, benchmarks)
     records = [region_record(one, mended, facts, seconds.get(one.facts.number)) for one in listed]
     write_page(
@@ -176,6 +187,7 @@ def report_section(
         verdict=verdict,
         uncertainty=mended.uncertainty,
         heat_ramp=RAMP,
+        origin_colours={"drawn": DRAWN_RGB, "copied": COPIED_RGB} if mended.origin else None,
         evaluation=EvaluationShown.read(evaluation, out, out.parent / IMAGES / FIGURES) if evaluation else None,
         provenance=mended.provenance,
         settings=asdict(settings),
@@ -224,6 +236,7 @@ def _write_images(
     work: Path,
     tiled: str,
     shown: list[RegionFacts],
+    sources: list[Box],
     image: SectionImage,
     corrected: CorrectedSection,
     facts: SectionFacts,
@@ -239,6 +252,7 @@ def _write_images(
         overview_px=settings.overview_px,
         context_px=settings.context_px,
         folder=work / tiled,
+        sources=sources,
     ).write()
     for region in shown:
         write_pictures(
@@ -252,12 +266,18 @@ def _write_images(
 
 
 def _mended_regions(
-    reviewed: Sequence[Reviewed], native: int, corrected: CorrectedSection, facts: SectionFacts
+    reviewed: Sequence[Reviewed],
+    native: int,
+    corrected: CorrectedSection,
+    facts: SectionFacts,
+    origins: Mapping[int, RegionOrigin],
 ) -> Iterator[ShownRegion]:
-    """Outline the mended regions, the first of which are shown at full resolution."""
+    """Outline the mended regions and their copies; the first regions are shown at full resolution."""
+    outlines = GraftOutlines(corrected)
     for place, one in enumerate(reviewed):
-        outline = region_outline(one.region, corrected, facts)
-        yield ShownRegion(one.region, outline, reviewed=one, is_native=place < native)
+        outline, origin = region_outline(one.region, corrected, facts), origins[one.region.number]
+        grafts = outlines.pack(origin, one.region.box)
+        yield ShownRegion(one.region, outline, reviewed=one, is_native=place < native, origin=origin, grafts=grafts)
 
 
 def _left_regions(plan: Plan) -> Iterator[ShownRegion]:

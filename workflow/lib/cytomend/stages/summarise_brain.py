@@ -21,6 +21,8 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``samples`` | | how often each region was mended |
 | ``precision`` | | of the network's arithmetic |
 | ``uncertainty_grey`` | grey values | mean deviation of mended pixels between samples; empty with one sample |
+| ``grafts`` | | copies of the section's own tissue |
+| ``copied_px``, ``drawn_px`` | px | their pixels, and pixels that the network drew |
 | ``grow_px``, ``window_px``, ``stride_px`` | px | margin around the annotation, the windows and their distance |
 | ``source_blake2b``, ``mask_blake2b`` | | identity of the scan and of the grown mask |
 | ``cytomend`` | | version that mended |
@@ -107,6 +109,9 @@ COLUMNS = (
     "samples",
     "precision",
     "uncertainty_grey",
+    "grafts",
+    "copied_px",
+    "drawn_px",
     "grow_px",
     "window_px",
     "stride_px",
