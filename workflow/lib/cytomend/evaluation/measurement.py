@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cytomend.classification.classifiers import Classifier
 from cytomend.errors import InputError
 from cytomend.evaluation.arrangement import RADII_UM, neighbour_sums
+from cytomend.evaluation.orientation import ORIENTATION_STATISTICS, orientation_sums
 from cytomend.evaluation.placement import Placement
 from cytomend.evaluation.position import RIM_STATISTICS, rim_sums
 from cytomend.evaluation.statistics import STATISTICS, SUMS, Ratio, measure
@@ -29,8 +30,8 @@ Float = NDArray[np.float64]
 Row = dict[str, Any]
 
 ORIGINAL, TRUTH, KNOWN = "original", "truth", "known cells"
-MEASURED: Mapping[str, Ratio] = {**STATISTICS, **RIM_STATISTICS}
-"""Statistics of a picture by name; those of the rim compare it with the original."""
+MEASURED: Mapping[str, Ratio] = {**STATISTICS, **RIM_STATISTICS, **ORIENTATION_STATISTICS}
+"""Statistics of a picture by name. Those of the rim and ``direction kept`` compare it with the original."""
 
 PLACES = ["y_um", "x_um", "area_um2"]
 
@@ -97,6 +98,7 @@ class Looks:
             zip(SUMS, measure(picture, mask, places, pixel_size_um=pixel_size_um, dark=self.dark).tolist(), strict=True)
         )
         sums |= rim_sums(before[PLACES].to_numpy(np.float64), places, mask, pixel_size_um)
+        sums |= orientation_sums(picture, self.original, mask, pixel_size_um)
         pairs, expected = neighbour_sums(places, mask, pixel_size_um)
         return Seen(
             {**key, "fraction": self.place.fraction, **sums, **values(sums)},

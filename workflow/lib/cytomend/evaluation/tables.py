@@ -16,6 +16,7 @@ import pandas as pd
 
 from cytomend.errors import InputError
 from cytomend.evaluation.measurement import MEASURED, Row
+from cytomend.evaluation.orientation import VECTOR_SUMS
 from cytomend.evaluation.placement import ARTEFACT, INTACT
 
 FACTS = "evaluation.json"
@@ -60,6 +61,14 @@ SUM = {
     for ratio in MEASURED.values()
     for name in (ratio.top, ratio.bottom)
 }
+VECTOR = {
+    name: Column(
+        "",
+        "sum over the mask, or over the rim (rim_), of the structure tensor: its energy, or cosine and sine of twice"
+        " the angle of the lines; pools by adding up",
+    )
+    for name in VECTOR_SUMS
+}
 DICTIONARY: Mapping[str, Mapping[str, Column]] = {
     "trials": {
         **TRIAL,
@@ -71,7 +80,7 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "other_y0_px": Column("px", "upper edge of the patch that serves as floor"),
         "other_x0_px": Column("px", "left edge of the patch that serves as floor"),
     },
-    "measurements": {**TRIAL, **PICTURE, **SUM, **STATISTIC},
+    "measurements": {**TRIAL, **PICTURE, **SUM, **VECTOR, **STATISTIC},
     "arrangement": {
         **TRIAL,
         **PICTURE,
@@ -113,6 +122,29 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "median_error": Column("of 1", "median over these of the absolute relative error"),
         "median_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
         "median_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+    },
+    "size_summary": {
+        "kind": TRIAL["kind"],
+        **PICTURE,
+        "reference": Column(
+            "",
+            "whose percentiles and cells count as right: original (by the same segmenter), or truth (known cells)",
+        ),
+        "statistic": Column(
+            "",
+            "share and density of cells above a percentile of the reference's areas (q75, q90); quantiles of the areas",
+        ),
+        "unit": Column("", "unit of original and found"),
+        "trials": Column("", "number of trials"),
+        "cells": Column("", "cells of the reference in the masks"),
+        "cells_found": Column("", "cells of the filled pictures in the masks"),
+        "original": Column("as unit", "statistic of the reference, all trials together"),
+        "found": Column("as unit", "statistic of the filled pictures, all trials together"),
+        "found_low": Column("as unit", "lower end of its 95 % bootstrap interval"),
+        "found_high": Column("as unit", "upper end of its 95 % bootstrap interval"),
+        "pooled_error": Column("of 1", "found / original - 1"),
+        "pooled_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "pooled_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
     },
     "class_summary": {
         "kind": TRIAL["kind"],

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from cytomend.evaluation.orientation import ORIENTATION_STATISTICS
+from cytomend.evaluation.sizes import DENSITIES, SHARES
 from cytomend.evaluation.summary import ALL
 
 SHOWN = (
@@ -21,12 +23,21 @@ SHOWN = (
 )
 
 
-def summary_text(summary: pd.DataFrame, classes: pd.DataFrame, colours: pd.DataFrame | None = None) -> str:
+SIZES = (*SHARES.values(), *DENSITIES.values(), "area q50", "area q90")
+"""Statistics of size that are printed; the table ``size_summary`` has more."""
+
+
+def summary_text(
+    summary: pd.DataFrame,
+    classes: pd.DataFrame,
+    colours: pd.DataFrame | None = None,
+    sizes: pd.DataFrame | None = None,
+) -> str:
     """Return the tables of an evaluation over all mask fractions.
 
     Parameters
     ----------
-    summary, classes, colours : the tables ``summary``, ``class_summary`` and ``colour_summary``
+    summary, classes, colours, sizes : the tables ``summary``, ``class_summary``, ``colour_summary``, ``size_summary``
     """
     parts = []
     whole = summary[summary["bin"] == ALL]
@@ -36,6 +47,12 @@ def summary_text(summary: pd.DataFrame, classes: pd.DataFrame, colours: pd.DataF
         parts.append(f"### {_heading(kind, reference)}; cells by `{segmenter}`; {trials} trials")
         parts.append(f"Median absolute relative error of a trial, %:\n\n{error_table(part, 'median')}")
         parts.append(f"Relative error of all trials together, %:\n\n{error_table(part, 'pooled')}")
+        if set(part["statistic"]) & set(ORIENTATION_STATISTICS):
+            oriented = error_table(part, "pooled", ORIENTATION_STATISTICS)
+            parts.append(f"The same of orientation, %:\n\n{oriented}")
+        if sizes is not None:
+            large = sizes[(sizes[["kind", "reference", "segmenter"]] == list(key)).all(axis=1)]
+            parts.append(f"The same of large cells, %:\n\n{error_table(large, 'pooled', SIZES)}")
     for trials_of, part in classes[classes["bin"] == ALL].groupby("kind", sort=False):
         parts.append(f"### Classes, {trials_of} trials\n\n{class_table(part)}")
     for trials_of, part in () if colours is None else colours.groupby("kind", sort=False):

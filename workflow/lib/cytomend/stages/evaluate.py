@@ -120,5 +120,6 @@ def main(args: argparse.Namespace) -> None:
     config = checked({"mend": precision, "evaluate": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
     evaluate(section_of(args, config), Sources(args.image, args.truth, args.cells), machine, args.out)
-    print(summary_text(*(read_table(args.out, name) for name in ("summary", "class_summary", "colour_summary"))))
+    names = ("summary", "class_summary", "colour_summary", "size_summary")
+    print(summary_text(*(read_table(args.out, name) for name in names)))
     print(args.out)

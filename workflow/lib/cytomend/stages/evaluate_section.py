@@ -18,6 +18,7 @@ taken against it too, also under the artefacts themselves. Written into one fold
 | ``trials``, ``measurements``, ``arrangement``, ``cells``, ``classes`` ``.parquet``, ``.tsv`` | a row a trial or more |
 | ``colours`` ``.parquet``, ``.tsv`` | of RGB sections, a row a trial, filler and channel |
 | ``summary``, ``class_summary``, ``arrangement_summary`` ``.parquet``, ``.tsv`` | errors with intervals, by bin |
+| ``size_summary`` ``.parquet``, ``.tsv`` | shares of large cells and quantiles of area, with intervals |
 | ``colour_summary`` ``.parquet``, ``.tsv`` | how far fillers shift red, green and blue, with intervals |
 | ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
 | ``evaluation.json`` | settings, model with checksum, number of trials |
