@@ -116,14 +116,25 @@ def intact_corners(mask: NDArray[np.bool_], side_px: int) -> list[tuple[int, int
     ]
 
 
-def gather(args: argparse.Namespace) -> WindowPairs:
-    """Return the windows of all sections."""
-    found = WindowPairs(args.pixel_size_um, args.window_um, args.covered)
-    stores = [tuple(map(Path, pair)) for pair in args.trials]
+def stores_of(args: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """Return the stores of trials that are asked for, each with the undamaged scan.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to look at.
+    """
+    stores = [(Path(store), Path(scan)) for store, scan in args.trials]
     for folder in args.evaluation:
         stores += [(store, store.parent / "truth.tif") for store in sorted(folder.glob("phantom-*/trials.zarr"))]
     if not stores and not args.pictures:
         raise InputError("expected --evaluation, --trials or --pictures with mended trials, found none")
+    return stores
+
+
+def gather(args: argparse.Namespace) -> WindowPairs:
+    """Return the windows of all sections."""
+    found, stores = WindowPairs(args.pixel_size_um, args.window_um, args.covered), stores_of(args)
     for section, (store, scan) in enumerate(stores):
         for shown in of_store(section, store, scan, args.fillers):
             found.add(shown)
