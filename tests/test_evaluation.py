@@ -74,7 +74,7 @@ def phantom(tmp_path_factory):
 
 
 TRIALS = {"trials": 5, "artefact_trials": 4, "windows": 2, "samplers": [], "sampler_trials": 2, "seed": 0}
-LOOKS = {"segmenters": ["classical"], "classifier": None, "fillers": ["local mean"]}
+LOOKS = {"segmenters": ["classical"], "classifier": None, "fillers": ["local mean"], "realism": False}
 
 
 def trial_settings(**changes):
@@ -459,6 +459,16 @@ def test_flips_and_top_2_are_counted_against_the_original():
     row = found[found["bin"] == "all"].iloc[0]
     assert (row["flip_rate"], row["top2_rate"]) == (0.5, 0.75)
     assert row["margin_change"] == pytest.approx(-0.1)
+
+
+def test_windows_are_judged_only_where_that_is_asked_for(phantom, tiny_model, evaluation, tmp_path):
+    assert read_table(evaluation, "windows").empty
+    assert read_table(evaluation, "realism_summary").empty
+    out = evaluated(phantom, tiny_model(), tmp_path / "out", trials=4, artefact_trials=0, windows=5, realism=True)
+    rows = read_table(out, "windows")
+    assert set(rows["filler"]) == {ORIGINAL, "timemap", "floor", "local mean", "renoised", "real tissue"}
+    assert rows.groupby("filler").size().nunique() == 1
+    assert (rows[rows["filler"] == "local mean"]["grain"] < rows[rows["filler"] == ORIGINAL]["grain"].min()).all()
 
 
 # names, files and the command line

@@ -12,7 +12,15 @@ from scipy import ndimage
 
 from cytomend.errors import InputError
 from cytomend.evaluation.judge_network import POSES, JudgeNet, NetworkLearner, pose, posed_at_random
-from cytomend.evaluation.realism import LinearLearner, feature_weights, folds, groups_by_place, judge, scaled
+from cytomend.evaluation.realism import (
+    LinearLearner,
+    feature_weights,
+    folds,
+    groups_by_place,
+    judge,
+    nested_draws,
+    scaled,
+)
 from cytomend.evaluation.window_features import describe
 from cytomend.evaluation.window_pairs import ELSEWHERE, REAL, SAME, Shown, WindowPairs, covered_corners
 from cytomend.phantom import render_tissue
@@ -117,6 +125,19 @@ def test_a_colour_that_is_wrong_is_seen_by_both_judges():
     for learner in (LinearLearner(), NetworkLearner(steps=40)):
         assert judge(fill, real, groups, 0, learner=learner, pixel_size_um=1.0).accuracy > 0.9
     assert feature_weights(fill, real, groups, 1.0)[0].feature.startswith(("red", "blue"))
+
+
+def test_windows_of_few_sections_say_less_than_as_many_of_many_sections():
+    rng = np.random.default_rng(0)
+    of_section = np.repeat(rng.normal(0.5, 0.2, 20), 20)
+    few = nested_draws(of_section, np.repeat(np.arange(20), 20)).std()
+    many = nested_draws(of_section, np.arange(400)).std()
+    assert few == pytest.approx(of_section.std() / np.sqrt(20), rel=0.1)
+    assert many < few / 3
+
+
+def test_values_that_are_all_alike_have_no_interval():
+    assert np.unique(nested_draws(np.full(30, 0.5), np.arange(30) % 7)).tolist() == [0.5]
 
 
 # what judges look at

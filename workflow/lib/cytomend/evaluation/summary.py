@@ -22,6 +22,7 @@ from scipy.stats import binom
 from cytomend.evaluation.arrangement import RADII_UM, l_minus_r
 from cytomend.evaluation.colours import summarise_colours
 from cytomend.evaluation.measurement import KNOWN, MEASURED, ORIGINAL, TRUTH, Row
+from cytomend.evaluation.realism_table import summarise_realism
 from cytomend.evaluation.sizes import summarise_sizes
 from cytomend.evaluation.statistics import CELL_STATISTICS, bootstrap_counts, interval
 from cytomend.evaluation.tables import table
@@ -49,6 +50,7 @@ def summaries(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     made = {
         "summary": summarise(tables["measurements"]),
         "size_summary": summarise_sizes(tables["cells"], tables["measurements"]),
+        "realism_summary": summarise_realism(tables["windows"]),
         "class_summary": summarise_classes(tables["classes"]),
         "arrangement_summary": summarise_arrangement(tables["arrangement"]),
         "colour_summary": summarise_colours(tables["colours"]),

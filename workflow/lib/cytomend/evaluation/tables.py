@@ -18,6 +18,7 @@ from cytomend.errors import InputError
 from cytomend.evaluation.measurement import MEASURED, Row
 from cytomend.evaluation.orientation import VECTOR_SUMS
 from cytomend.evaluation.placement import ARTEFACT, INTACT
+from cytomend.evaluation.realism_table import feature_names
 
 FACTS = "evaluation.json"
 
@@ -104,6 +105,19 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "pixels": Column("", "pixels of the mask"),
         "value": Column("grey", "sum of the channel's values over them"),
     },
+    "windows": {
+        **TRIAL,
+        "filler": Column("", "what filled the mask: original, or real tissue (intact tissue elsewhere) too"),
+        "window": Column("", "number of the window within the trial"),
+        "y_um": Column("µm", "upper edge of the window in the section"),
+        "x_um": Column("µm", "left edge of the window in the section"),
+        **{
+            name: Column(
+                "", "feature of the window, of grey values scaled by the mean and deviation of the tissue around"
+            )
+            for name in feature_names()
+        },
+    },
     "summary": {
         "kind": TRIAL["kind"],
         **PICTURE,
@@ -159,6 +173,18 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "top2_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
         "margin_change": Column("of 1", "median change of the margin between first and second choice"),
     },
+    "realism_summary": {
+        "kind": TRIAL["kind"],
+        "filler": PICTURE["filler"],
+        "window_pairs": Column(
+            "", "windows of the filler that were judged, each with the original's in the same place"
+        ),
+        "parts": Column("", "sections, or parts of the only section: none is judged by what was learned of itself"),
+        "accuracy": Column("of 1", "share of windows that the linear judge told right: 0.5 if it cannot tell"),
+        "low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+        "told_by": Column("", "features that differ most, and by how many standard deviations"),
+    },
     "colour_summary": {
         "kind": TRIAL["kind"],
         "filler": PICTURE["filler"],
@@ -181,9 +207,9 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
 }
 """By table and column. Rows of ``trials`` are trials; of ``measurements`` a trial, filler and segmenter; of
 ``arrangement`` these and a radius; of ``cells`` a cell in a mask; of ``classes`` a trial and filler; of ``colours``
-these and a channel."""
+these and a channel; of ``windows`` these and a window."""
 
-GATHERED = ("trials", "measurements", "arrangement", "cells", "classes", "colours")
+GATHERED = ("trials", "measurements", "arrangement", "cells", "classes", "colours", "windows")
 """Tables with a row a trial or more, of which the others are made."""
 
 
@@ -200,8 +226,9 @@ TEXTS = {
     "reference",
     "statistic",
     "unit",
+    "told_by",
 }
-WHOLE = {"trial", "trials", "median_trials"}
+WHOLE = {"trial", "trials", "median_trials", "window", "window_pairs", "parts"}
 
 
 def table(name: str, rows: list[Row]) -> pd.DataFrame:

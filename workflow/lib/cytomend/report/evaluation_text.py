@@ -32,12 +32,14 @@ def summary_text(
     classes: pd.DataFrame,
     colours: pd.DataFrame | None = None,
     sizes: pd.DataFrame | None = None,
+    realism: pd.DataFrame | None = None,
 ) -> str:
     """Return the tables of an evaluation over all mask fractions.
 
     Parameters
     ----------
-    summary, classes, colours, sizes : the tables ``summary``, ``class_summary``, ``colour_summary``, ``size_summary``
+    summary, classes, colours, sizes, realism : the tables ``summary``, ``class_summary``, ``colour_summary``,
+        ``size_summary`` and ``realism_summary``
     """
     parts = []
     whole = summary[summary["bin"] == ALL]
@@ -57,6 +59,8 @@ def summary_text(
         parts.append(f"### Classes, {trials_of} trials\n\n{class_table(part)}")
     for trials_of, part in () if colours is None else colours.groupby("kind", sort=False):
         parts.append(f"### Colour, {trials_of} trials: mean value minus that of the original\n\n{colour_table(part)}")
+    for trials_of, part in () if realism is None else realism.groupby("kind", sort=False):
+        parts.append(f"### Realism, {trials_of} trials: windows told from the original's\n\n{realism_table(part)}")
     return "\n\n".join(parts) + "\n" if parts else "No trial: the section has too little intact tissue.\n"
 
 
@@ -96,6 +100,20 @@ def class_table(part: pd.DataFrame) -> str:
         for _, row in part.iterrows()
     ]
     return markdown(["filler", "trials", "flips, %", "top-2, %", "margin change"], rows)
+
+
+def realism_table(part: pd.DataFrame) -> str:
+    """Return fillers x (pairs of windows, accuracy of the linear judge, what gives them away)."""
+    rows = [
+        [
+            str(row["filler"]),
+            str(row["window_pairs"]),
+            _share(row["accuracy"], row["low"], row["high"]),
+            str(row["told_by"]),
+        ]
+        for _, row in part.iterrows()
+    ]
+    return markdown(["filler", "window pairs", "told right, %", "by, in standard deviations"], rows)
 
 
 def colour_table(part: pd.DataFrame) -> str:

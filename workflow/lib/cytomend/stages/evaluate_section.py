@@ -18,6 +18,7 @@ taken against it too, also under the artefacts themselves. Written into one fold
 | ``trials``, ``measurements``, ``arrangement``, ``cells``, ``classes`` ``.parquet``, ``.tsv`` | a row a trial or more |
 | ``colours`` ``.parquet``, ``.tsv`` | of RGB sections, a row a trial, filler and channel |
 | ``summary``, ``class_summary``, ``arrangement_summary`` ``.parquet``, ``.tsv`` | errors with intervals, by bin |
+| ``windows``, ``realism_summary`` ``.parquet``, ``.tsv`` | whether a judge tells fills by features of windows |
 | ``size_summary`` ``.parquet``, ``.tsv`` | shares of large cells and quantiles of area, with intervals |
 | ``colour_summary`` ``.parquet``, ``.tsv`` | how far fillers shift red, green and blue, with intervals |
 | ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
@@ -52,6 +53,7 @@ from cytomend.evaluation.colours import colour_rows
 from cytomend.evaluation.fillers import Filler, open_filler, renoised
 from cytomend.evaluation.measurement import KNOWN, ORIGINAL, PLACES, TRUTH, Looks, Row, Seen, classify
 from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
+from cytomend.evaluation.realism_table import window_rows
 from cytomend.evaluation.summary import summaries
 from cytomend.evaluation.tables import FACTS, GATHERED, table, write_tables
 from cytomend.evaluation.trial_store import MendedTrial, TrialStore
@@ -96,6 +98,7 @@ class EvaluateSettings:
     classifier: str | None
     fillers: list[str]
     stain: str = MEASURED
+    realism: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +288,10 @@ class Evaluation:
                 value_range=self.facts.value_range,
             )
         coloured = {ORIGINAL: views.pixels, **trial.fills, FLOOR: views.other_pixels}
-        return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured)}
+        windows: list[Row] = []
+        if self.settings.realism:
+            windows = window_rows(place, pictures, views.other, views.surroundings, self.facts.pixel_size_um)
+        return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured), "windows": windows}
 
     def _pictures(self, trial: MendedTrial, views: Views) -> dict[str, Grey]:
         """Return the original and all that fills it, each equal to the original outside the mask."""
