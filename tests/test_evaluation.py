@@ -674,6 +674,8 @@ def test_one_command_evaluates_a_scan_and_prints_the_summary(phantom, tiny_model
     printed = capsys.readouterr().out
     assert "| timemap |" in printed
     assert "| floor |" in printed
+    assert "| filler | local coherence | direction strength | direction kept | direction of the rim |" in printed
+    assert "| filler | share above q75 | share above q90 | density above q75 |" in printed
     assert not list(tmp_path.glob(".out*"))
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err

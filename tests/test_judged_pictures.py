@@ -13,9 +13,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import realism
 
 from cytomend.errors import InputError
+from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
 from cytomend.evaluation.realism import LinearLearner
+from cytomend.evaluation.trial_store import write_trials
 from cytomend.evaluation.window_pairs import ELSEWHERE, REAL, SAME
+from cytomend.geometry import Box
 from cytomend.phantom import render_tissue
+from cytomend.storage.publish import one_writer, publish
 
 MASK = np.zeros((320, 320), bool)
 MASK[60:220, 60:220] = True
@@ -65,6 +69,22 @@ def test_every_window_has_other_tissue_that_is_intact_and_its_own(pictures):
         y, x = one.other_corner
         assert not MASK[y : y + 64, x : x + 64].any()
         np.testing.assert_array_equal(one.other[0], original[y : y + 64, x : x + 64])
+
+
+def test_intact_trials_of_a_store_are_shown_beside_their_floor(pictures, tmp_path):
+    original, view, other = tifffile.imread(pictures[0][0]), Box(40, 40, 140, 140), Box(200, 200, 300, 300)
+    mask = MASK[view.slices]
+    places = [Placement(i, kind, view, 8, mask, other) for i, kind in enumerate((INTACT, ARTEFACT))]
+    fills = {"mine": {0: np.where(mask, np.uint8(9), np.uint8(0))[None], 1: np.zeros((1, 100, 100), np.uint8)}}
+    with one_writer(tmp_path / "trials.zarr") as work:
+        write_trials(work / "store", places, fills, 1, np.dtype(np.uint8), {})
+        publish(work / "store", tmp_path / "trials.zarr", {})
+    (shown,) = realism.of_store(3, tmp_path / "trials.zarr", pictures[0][0], ["local mean"])
+    assert (shown.section, shown.corner, shown.other_corner) == (3, (40, 40), (200, 200))
+    np.testing.assert_array_equal(shown.original[0], original[view.slices])
+    np.testing.assert_array_equal(shown.other[0], original[other.slices])
+    np.testing.assert_array_equal(shown.fills["mine"][0], np.where(mask, 9, original[view.slices]))
+    assert set(shown.fills) == {"mine", "local mean"}
 
 
 def test_pictures_that_do_not_fit_are_named(pictures, tmp_path):

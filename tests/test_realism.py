@@ -26,8 +26,8 @@ from cytomend.evaluation.window_pairs import ELSEWHERE, REAL, SAME, Shown, Windo
 from cytomend.phantom import render_tissue
 
 SIDE = 64
-SECTIONS = 5
-LEARNERS = [LinearLearner(), NetworkLearner(steps=70)]
+SECTIONS = 4
+LEARNERS = [LinearLearner(), NetworkLearner(steps=60)]
 
 
 def by_name(learners):
