@@ -27,7 +27,7 @@ from cytomend.phantom import render_tissue
 
 SIDE = 64
 SECTIONS = 4
-LEARNERS = [LinearLearner(), NetworkLearner(steps=60)]
+LEARNERS = [LinearLearner(), NetworkLearner(steps=80)]
 
 
 def by_name(learners):
@@ -47,7 +47,7 @@ def tissue():
     one, two, blurred, groups = [], [], [], []
     for section in range(SECTIONS):
         image = render_tissue((448, 448), 700 + section).image
-        soft = ndimage.gaussian_filter(image.astype(float), 1.0).round().astype(np.uint8)
+        soft = ndimage.gaussian_filter(image.astype(float), 1.5).round().astype(np.uint8)
         order = np.random.default_rng(section).permutation(49)
         for where, source, chosen in (
             (one, image, order[:24]),
