@@ -30,19 +30,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from realism import check_alike, simple_fills, stores_of
+from realism import check_alike, intact_trials, simple_fills, stores_of
 from tqdm import tqdm
 
 from cytomend.errors import InputError
 from cytomend.evaluation.copying import COPY, Source, Tissue, source_use
-from cytomend.evaluation.placement import INTACT
-from cytomend.evaluation.trial_store import TrialStore
+from cytomend.evaluation.placement import SIZES, SMALL
 from cytomend.evaluation.window_pairs import REAL, covered_corners
 from cytomend.geometry import Box
 from cytomend.report.evaluation_text import markdown
 from cytomend.storage.images import open_image, open_labels
-
-CHUNK = 16
 
 Grey = NDArray[np.float32]
 
@@ -62,23 +59,19 @@ def grey(pixels: NDArray[np.generic]) -> Grey:
     return pixels.astype(np.float32).mean(0)
 
 
-def of_store(section: int, store: Path, scan: Path, reach_px: int, fillers: Sequence[str]) -> Iterator[Area]:
+def of_store(section: int, store: Path, scan: Path, size: str, reach_px: int, fillers: Sequence[str]) -> Iterator[Area]:
     """Yield each intact trial of a store with the tissue around it."""
-    trials = TrialStore.open(store)
     with open_image(scan) as image:
-        for start in range(0, len(trials), CHUNK):
-            for place, drawn in trials.read(start, start + CHUNK):
-                if place.kind != INTACT:
-                    continue
-                around = place.view.grow(reach_px).clip(image.shape)
-                at, original = place.view.relative_to(around).slices, grey(image.read(around))
-                mask = np.zeros(original.shape, bool)
-                mask[at] = place.mask
-                shown = {**drawn, **simple_fills(image.read(place.view), place.mask, fillers)}
-                fills = {name: original.copy() for name in shown}
-                for name, pixels in shown.items():
-                    fills[name][at] = np.where(place.mask, grey(pixels), original[at])
-                yield Area(section, (around.y0, around.x0), original, mask, fills)
+        for place, drawn in intact_trials(store, size):
+            around = place.view.grow(reach_px).clip(image.shape)
+            at, original = place.view.relative_to(around).slices, grey(image.read(around))
+            mask = np.zeros(original.shape, bool)
+            mask[at] = place.mask
+            shown = {**drawn, **simple_fills(image.read(place.view), place.mask, fillers)}
+            fills = {name: original.copy() for name in shown}
+            for name, pixels in shown.items():
+                fills[name][at] = np.where(place.mask, grey(pixels), original[at])
+            yield Area(section, (around.y0, around.x0), original, mask, fills)
 
 
 def of_pictures(section: int, paths: Sequence[Path], fillers: Sequence[str]) -> Iterator[Area]:
@@ -96,7 +89,7 @@ def areas(args: argparse.Namespace) -> Iterator[Area]:
     """Yield the parts of all sections."""
     stores, reach_px = stores_of(args), round(args.reach_um / args.pixel_size_um)
     for section, (store, scan) in enumerate(stores):
-        yield from of_store(section, store, scan, reach_px, args.fillers)
+        yield from of_store(section, store, scan, args.size, reach_px, args.fillers)
     for section, paths in enumerate(args.pictures, len(stores)):
         yield from of_pictures(section, list(map(Path, paths)), args.fillers)
 
@@ -181,6 +174,7 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, nargs="+", default=[], help="folders of benchmarks/evaluation.py")
     parser.add_argument("--trials", nargs=2, action="append", default=[], metavar=("STORE", "SCAN"))
     parser.add_argument("--pictures", nargs=3, action="append", default=[], metavar=("ORIGINAL", "FILLED", "MASK"))
+    parser.add_argument("--size", choices=SIZES, default=SMALL, help="patches of the trials that are looked at")
     parser.add_argument("--pixel-size-um", type=float, default=1.0, help="of all sections")
     parser.add_argument("--window-um", type=float, default=32.0, help="side of a window")
     parser.add_argument("--reach-um", type=float, default=1500.0, help="how far around a trial is searched")

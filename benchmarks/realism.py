@@ -5,7 +5,8 @@
     python benchmarks/realism.py --pictures ORIGINAL FILLED MASK [--pictures ...] --out results/realism
 
 It takes mended trials: those of ``benchmarks/evaluation.py`` (a folder), stores of `cytomend mend-trials` each with the
-undamaged scan of its section, or pairs of pictures with a mask. Each store and each pair counts as a section. A judge
+undamaged scan of its section, or pairs of pictures with a mask. Of a store, trials of one ``--size`` are taken. Each
+store and each pair counts as a section. A judge
 never judges a section that it learned from. A single section is split by place, with a gap.
 
 Printed, and written as ``realism.tsv`` and ``features.tsv``: the accuracy of each judge for each filler, with a 95 %
@@ -27,9 +28,9 @@ from numpy.typing import NDArray
 from cytomend.errors import InputError
 from cytomend.evaluation.fillers import open_filler
 from cytomend.evaluation.judge_network import NetworkLearner
-from cytomend.evaluation.placement import INTACT
+from cytomend.evaluation.placement import INTACT, LARGE, SIZES, SMALL
 from cytomend.evaluation.realism import Learner, LinearLearner, feature_weights, judge
-from cytomend.evaluation.trial_store import TrialStore
+from cytomend.evaluation.trial_store import MendedTrial, TrialStore
 from cytomend.evaluation.window_pairs import (
     COVERED,
     ELSEWHERE,
@@ -51,19 +52,22 @@ TOLD = 6
 Pixels = NDArray[np.generic]
 
 
-def of_store(section: int, store: Path, scan: Path, fillers: Sequence[str]) -> Iterator[Shown]:
+def intact_trials(store: Path, size: str) -> Iterator[MendedTrial]:
+    """Yield the trials of a store on intact tissue, of one size of patch; few are held at a time."""
+    trials, step = TrialStore.open(store), 1 if size == LARGE else CHUNK
+    for start in range(0, len(trials.places[size]), step):
+        yield from (trial for trial in trials.read(size, start, start + step) if trial.place.kind == INTACT)
+
+
+def of_store(section: int, store: Path, scan: Path, size: str, fillers: Sequence[str]) -> Iterator[Shown]:
     """Yield the intact trials of a store, with further fillers."""
-    trials = TrialStore.open(store)
     with open_image(scan) as image:
-        for start in range(0, len(trials), CHUNK):
-            for place, fills in trials.read(start, start + CHUNK):
-                if place.kind != INTACT:
-                    continue
-                original, other = image.read(place.view), image.read(place.other)
-                pictures = {name: np.where(place.mask, pixels, original) for name, pixels in fills.items()}
-                pictures |= simple_fills(original, place.mask, fillers)
-                corners = ((place.view.y0, place.view.x0), (place.other.y0, place.other.x0))
-                yield Shown(section, original, other, place.mask, pictures, *corners)
+        for place, fills in intact_trials(store, size):
+            original, other = image.read(place.view), image.read(place.other)
+            pictures = {name: np.where(place.mask, pixels, original) for name, pixels in fills.items()}
+            pictures |= simple_fills(original, place.mask, fillers)
+            corners = ((place.view.y0, place.view.x0), (place.other.y0, place.other.x0))
+            yield Shown(section, original, other, place.mask, pictures, *corners)
 
 
 def simple_fills(original: Pixels, mask: NDArray[np.bool_], names: Sequence[str]) -> dict[str, Pixels]:
@@ -136,7 +140,7 @@ def gather(args: argparse.Namespace) -> WindowPairs:
     """Return the windows of all sections."""
     found, stores = WindowPairs(args.pixel_size_um, args.window_um, args.covered), stores_of(args)
     for section, (store, scan) in enumerate(stores):
-        for shown in of_store(section, store, scan, args.fillers):
+        for shown in of_store(section, store, scan, args.size, args.fillers):
             found.add(shown)
     for section, paths in enumerate(args.pictures, len(stores)):
         for shown in of_pictures(section, list(map(Path, paths)), found.side_px, args.covered, args.fillers):
@@ -199,6 +203,7 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, nargs="+", default=[], help="folders of benchmarks/evaluation.py")
     parser.add_argument("--trials", nargs=2, action="append", default=[], metavar=("STORE", "SCAN"))
     parser.add_argument("--pictures", nargs=3, action="append", default=[], metavar=("ORIGINAL", "FILLED", "MASK"))
+    parser.add_argument("--size", choices=SIZES, default=SMALL, help="patches of the trials that are looked at")
     parser.add_argument("--pixel-size-um", type=float, default=1.0, help="of all sections")
     parser.add_argument("--window-um", type=float, default=WINDOW_UM, help="side of a window")
     parser.add_argument("--covered", type=float, default=COVERED, help="least share of a window that is filled")

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cytomend.errors import InputError
+from cytomend.evaluation.measurement import FLOOR, ORIGINAL, PASTED
 from cytomend.evaluation.statistics import (
     CELL_STATISTICS,
     STATISTICS,
@@ -48,7 +49,8 @@ Float = NDArray[np.float64]
 HISTOGRAM = "grey histogram"
 NAMES = (*STATISTICS, HISTOGRAM)
 UNITS = {**{name: ratio.unit for name, ratio in STATISTICS.items()}, HISTOGRAM: "grey"}
-FLOOR, ORIGINAL = "floor", "original"
+UNDRAWN = (FLOOR, PASTED)
+"""Real tissue, for which no network was asked."""
 MOST_CALLS = 100
 SHEET_TRIALS, SHEET_SAMPLERS = 8, 10
 COLOURS = {"timemap": "tab:blue", "langevin": "tab:green", "repaint": "tab:red", "repaint-strided": "tab:orange"}
@@ -71,12 +73,16 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """All that a folder holds: the originals, the floor, and every sampler that has filled all trials."""
+    """All that a folder holds: the originals, every sampler that has filled all trials, and the other patches.
+
+    ``floor`` are these as they stand, ``pasted`` the originals with their pixels in the mask.
+    """
 
     settings: dict[str, Any]
     masks: NDArray[np.bool_]
     original: Filled
     floor: Filled
+    pasted: Filled
     samplers: list[Filled]
     unfinished: dict[str, int]
 
@@ -115,8 +121,8 @@ def read_study(out: Path) -> Study:
             filled(about["label"], fills, seconds=seconds, **{k: about[k] for k in ("name", "calls", "eta")})
         )
     samplers.sort(key=lambda s: (s.calls, s.label))
-    floor = filled(FLOOR, np.where(masks, trials["other"], patch))
-    return Study(settings, masks, filled(ORIGINAL, patch), floor, samplers, unfinished)
+    floor, pasted = filled(FLOOR, trials["other"]), filled(PASTED, np.where(masks, trials["other"], patch))
+    return Study(settings, masks, filled(ORIGINAL, patch), floor, pasted, samplers, unfinished)
 
 
 def measured(
@@ -162,9 +168,9 @@ def once(filled: Filled) -> Float:
 
 
 def results(study: Study, counts: Float) -> Iterator[dict[str, Any]]:
-    """Yield a row for each sampler, the floor included, and statistic."""
+    """Yield a row for each statistic and sampler, also for the floor and for what is pasted."""
     truth = ratios(study.original.sums.sum(0))
-    for filled in (study.floor, *study.samplers):
+    for filled in (study.floor, study.pasted, *study.samplers):
         found = np.append(ratios(filled.sums.sum(0)), np.nan)
         error = pooled_errors(filled, study.original, once(filled))[0]
         draws, own = pooled_errors(filled, study.original, counts), trial_errors(filled, study.original)
@@ -256,7 +262,7 @@ def result_table(table: pd.DataFrame, names: tuple[str, ...], keys: tuple[str, s
     for label, part in table.groupby("sampler", sort=False):
         by_name = part.set_index("statistic", drop=False)
         first = part.iloc[0]
-        cost = ["–", "–"] if label == FLOOR else [f"{first['calls']:,}", f"{first['seconds']:.2f}"]
+        cost = ["–", "–"] if label in UNDRAWN else [f"{first['calls']:,}", f"{first['seconds']:.2f}"]
         rows.append([str(label), *cost, *(shown(by_name.loc[name], *keys) for name in names)])
     return markdown(header, rows)
 
@@ -355,7 +361,9 @@ def draw_calls(study: Study, table: pd.DataFrame, out: Path) -> None:
         floor = part[part["sampler"] == FLOOR].iloc[0]
         axis.axhspan(scale * floor["low"], scale * floor["high"], color="0.88", zorder=0)
         axis.axhline(0, color="0.4", linewidth=0.8)
-        for _, row in part[part["sampler"] != FLOOR].iterrows():
+        pasted = part[part["sampler"] == PASTED].iloc[0]
+        axis.axhline(scale * pasted["pooled"], color="0.55", linewidth=1.2, linestyle=":", zorder=1)
+        for _, row in part[~part["sampler"].isin(UNDRAWN)].iterrows():
             filled = by_label[row["sampler"]]
             middle, low, high = (scale * row[key] for key in ("pooled", "low", "high"))
             colour, marker = COLOURS.get(filled.name, "0.3"), MARKERS.get(filled.eta, "o")
@@ -366,8 +374,8 @@ def draw_calls(study: Study, table: pd.DataFrame, out: Path) -> None:
         axis.set(title=name, xscale="log", ylabel="grey levels" if name == HISTOGRAM else "pooled error, %")
         axis.set_xticks(calls, [f"{n:,}" for n in calls], rotation=60)
         axis.minorticks_off()
-        # The floor may lie far off, as it does across the outline, and would flatten what is to be compared.
-        drawn = part[part["sampler"] != FLOOR]
+        # What is pasted lies far off across the outline, and would flatten what is to be compared.
+        drawn = part[~part["sampler"].isin(UNDRAWN)]
         low, high = scale * np.nanmin([*drawn["low"], 0]), scale * np.nanmax([*drawn["high"], 0])
         if high > low:
             axis.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
@@ -379,7 +387,8 @@ def draw_calls(study: Study, table: pd.DataFrame, out: Path) -> None:
         for eta in etas:
             text = f"{name}, eta {eta:g}" if name == "timemap" else name
             legend.plot([], [], color=COLOURS.get(name, "0.3"), marker=MARKERS.get(eta, "o"), linestyle="", label=text)
-    legend.fill_between([], [], [], color="0.88", label="floor: other real tissue, 95 %")
+    legend.fill_between([], [], [], color="0.88", label="floor: other tissue as it stands, 95 %")
+    legend.plot([], [], color="0.55", linewidth=1.2, linestyle=":", label="pasted tissue: cut at the outline")
     legend.legend(loc="center", frameon=False)
     for axis in axes[len(NAMES) - 5 : len(NAMES)]:
         axis.set_xlabel("network calls a window")
@@ -399,8 +408,8 @@ def draw_sheet(study: Study, out: Path) -> None:
     top = float(np.quantile(study.original.fills, 0.999))
     for line, i in enumerate(rows):
         original, mask = study.original.fills[i], study.masks[i]
-        pictures = [original, np.where(mask, white, original), *(f.fills[i] for f in chosen), study.floor.fills[i]]
-        titles = ["original", f"mask, {100 * fractions[i]:.0f} %", *(title_of(f) for f in chosen), "floor"]
+        pictures = [original, np.where(mask, white, original), *(f.fills[i] for f in chosen), study.pasted.fills[i]]
+        titles = ["original", f"mask, {100 * fractions[i]:.0f} %", *(title_of(f) for f in chosen), PASTED]
         for column, (axis, picture, title) in enumerate(zip(axes[line], pictures, titles, strict=True)):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
             axis.set(xticks=[], yticks=[])

@@ -8,7 +8,7 @@ A trial is an intact patch, one window of the model by default, and a mask in th
 it. Every sampler fills it. Fills are kept as they come, so that an interrupted study goes on where it stopped, and a
 sampler can be added later: give the same options and name it in ``--samplers``, as NAME or NAME:setting=value,..., with
 the settings of `cytomend.diffusion.samplers.Sampler`. Trials are drawn from intact tissue: with ``--mask``, outside the
-annotation. Weigh the floor in the tables: another patch of the same tissue in place of the mended one.
+annotation. Weigh the floor in the tables: another patch of the same tissue, as it stands, under the same mask.
 
 Into the folder go:
 

@@ -100,7 +100,14 @@ def evaluated(folder, section, error, floor):
     """What an evaluation says of the density of cells, and much that the table does not show."""
     folder.mkdir()
     (folder / "evaluation.json").write_text(json.dumps({"section": section, "sampler": "timemap"}))
-    key = {"kind": "intact", "segmenter": "cpn", "bin": "all", "reference": "original", "statistic": "cell density"}
+    key = {
+        "size": "small",
+        "kind": "intact",
+        "segmenter": "cpn",
+        "bin": "all",
+        "reference": "original",
+        "statistic": "cell density",
+    }
     other = {"kind": "artefact", "segmenter": "classical", "bin": "5-14 %", "reference": "truth"}
     rows = [
         {**key, "filler": "timemap", "median_error": error},

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import copies
 import tifffile
 
-from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
+from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SMALL, Placement
 from cytomend.evaluation.trial_store import write_trials
 from cytomend.evaluation.window_pairs import REAL
 from cytomend.geometry import Box
@@ -28,7 +28,15 @@ GRAFT[40:104, 72:104] = IMAGE[150:214, 200:232]
 
 
 def options(**given):
-    usual = {"pixel_size_um": 1.0, "reach_um": 1500.0, "trials": [], "evaluation": [], "pictures": [], "fillers": []}
+    usual = {
+        "pixel_size_um": 1.0,
+        "reach_um": 1500.0,
+        "trials": [],
+        "evaluation": [],
+        "size": SMALL,
+        "pictures": [],
+        "fillers": [],
+    }
     return SimpleNamespace(**{**usual, **given})
 
 
@@ -61,15 +69,17 @@ def test_a_graft_that_is_used_twice_is_found_twice(pictures):
 
 def test_trials_of_a_store_are_searched_around_their_place_and_named_by_it(pictures, tmp_path):
     view, other = Box(20, 20, 124, 124), Box(130, 20, 234, 124)
-    places = [Placement(i, kind, view, 8, MASK[view.slices], other) for i, kind in enumerate((INTACT, ARTEFACT))]
+    places = [Placement(i, kind, view, 8, MASK[view.slices], other, LARGE) for i, kind in enumerate((INTACT, ARTEFACT))]
     drawn = {i: np.where(MASK, GRAFT, 0)[None][(slice(None), *view.slices)] for i in (0, 1)}
     with one_writer(tmp_path / "trials.zarr") as work:
-        write_trials(work / "store", places, {"graft": drawn}, 1, np.dtype(np.uint8), {})
+        write_trials(work / "store", {LARGE: places}, {"graft": drawn}, 1, np.dtype(np.uint8), {})
         publish(work / "store", tmp_path / "trials.zarr", {})
-    store = options(trials=[(tmp_path / "trials.zarr", pictures[0])], reach_um=120.0)
+    store = options(trials=[(tmp_path / "trials.zarr", pictures[0])], size=LARGE, reach_um=120.0)
     windows, whole = searched(store), searched(options(pictures=[pictures]))
     keys = ["y_px", "x_px", "source_y_px", "source_x_px", "pose"]
     one, two = (w[w["filler"] == name][keys] for w, name in ((windows, "graft"), (whole, "fill")))
     assert one.to_numpy().tolist() == two.to_numpy().tolist()
-    near = searched(options(trials=[(tmp_path / "trials.zarr", pictures[0])], reach_um=20.0))
+    near = searched(options(trials=[(tmp_path / "trials.zarr", pictures[0])], size=LARGE, reach_um=20.0))
     assert near.loc[near["filler"] == "graft", "correlation"].max() < 0.95, "the source lies out of reach"
+    small = options(trials=[(tmp_path / "trials.zarr", pictures[0])])
+    assert not list(copies.areas(small)), "no small trial is there"

@@ -25,9 +25,9 @@ from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
 from cytomend.evaluation import parts, summary
 from cytomend.evaluation.fillers import FILLERS
-from cytomend.evaluation.measurement import MEASURED, ORIGINAL, TRUTH
+from cytomend.evaluation.measurement import FLOOR, MEASURED, ORIGINAL, PASTED, RENOISED, TRUTH
 from cytomend.evaluation.mending import TrialMender
-from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement, place_intact
+from cytomend.evaluation.placement import ARTEFACT, INTACT, SMALL, Placement, place_intact
 from cytomend.evaluation.tables import DICTIONARY, GATHERED, read_facts, read_table
 from cytomend.evaluation.trial_store import TrialStore
 from cytomend.geometry import Box
@@ -154,7 +154,7 @@ def test_trials_lie_within_the_outlines_of_tissue_and_off_damage_that_lies_outsi
     plan_section(scan, phantom / "mask.tif", plan_settings(), tmp_path / "free")
     with open_image(scan) as image:
         bounded, free = (
-            place_trials(image, Plan.read(tmp_path / name), trial_settings(trials=6, artefact_trials=0))
+            place_trials(image, Plan.read(tmp_path / name), trial_settings(trials=6, artefact_trials=0))[SMALL]
             for name in ("bounded", "free")
         )
     frame = Box(40, 200, 400, 400)
@@ -242,7 +242,7 @@ def test_trials_mended_together_come_out_as_alone(phantom, tiny_model):
 def test_pictures_equal_the_original_outside_the_mask_and_every_filler_has_a_row(evaluation):
     rows = read_table(evaluation, "measurements")
     fillers = set(rows["filler"])
-    assert fillers == {ORIGINAL, TRUTH, "timemap", "floor", "renoised", "local mean"}
+    assert fillers == {ORIGINAL, TRUTH, "timemap", FLOOR, PASTED, RENOISED, "local mean"}
     counts = rows.groupby(["kind", "filler"]).size().unstack()
     assert counts.nunique(axis=1).eq(1).all()
     assert counts.loc[INTACT, "timemap"] == 5
@@ -325,7 +325,9 @@ def test_killed_trials_go_on_and_give_the_same(phantom, tiny_model, tmp_path):
     log = subprocess.run(command, check=True, capture_output=True, text=True)
     assert out.exists(), log
     assert not done.exists()
-    for one, other in zip(TrialStore.open(whole).read(0, 99), TrialStore.open(out).read(0, 99), strict=True):
+    for one, other in zip(
+        TrialStore.open(whole).read(SMALL, 0, 99), TrialStore.open(out).read(SMALL, 0, 99), strict=True
+    ):
         assert one.place.view == other.place.view
         np.testing.assert_array_equal(one.fills["timemap"], other.fills["timemap"])
 
@@ -403,6 +405,7 @@ def measurement_rows(found, original, fractions, name="cell density"):
                 "section": "s",
                 "trial": i,
                 "kind": INTACT,
+                "size": SMALL,
                 "filler": filler,
                 "segmenter": "any",
                 "fraction": fraction,
@@ -448,7 +451,15 @@ def test_the_interval_of_a_rate_is_that_of_a_bootstrap():
 
 
 def test_flips_and_top_2_are_counted_against_the_original():
-    before = {"kind": INTACT, "classifier": "c", "section": "s", "top2": "x", "margin": 0.5, "fraction": 0.2}
+    before = {
+        "kind": INTACT,
+        "size": SMALL,
+        "classifier": "c",
+        "section": "s",
+        "top2": "x",
+        "margin": 0.5,
+        "fraction": 0.2,
+    }
     rows = [{**before, "trial": i, "filler": ORIGINAL, "top1": "a"} for i in range(4)]
     answers = [("a", "b"), ("b", "a"), ("b", "c"), ("a", "c")]
     rows += [
@@ -466,7 +477,7 @@ def test_windows_are_judged_only_where_that_is_asked_for(phantom, tiny_model, ev
     assert read_table(evaluation, "realism_summary").empty
     out = evaluated(phantom, tiny_model(), tmp_path / "out", trials=4, artefact_trials=0, windows=5, realism=True)
     rows = read_table(out, "windows")
-    assert set(rows["filler"]) == {ORIGINAL, "timemap", "floor", "local mean", "renoised", "real tissue"}
+    assert set(rows["filler"]) == {ORIGINAL, "timemap", FLOOR, PASTED, RENOISED, "local mean"}
     assert rows.groupby("filler").size().nunique() == 1
     assert (rows[rows["filler"] == "local mean"]["grain"] < rows[rows["filler"] == ORIGINAL]["grain"].min()).all()
 
@@ -587,7 +598,7 @@ def test_damaged_trials_and_evaluations_are_refused(phantom, tiny_model, evaluat
     scan = phantom / "section.tif"
     plan_section(scan, phantom / "mask.tif", plan_settings(), plan)
     mend_trials(scan, plan, tiny_model(), mend_settings(), trial_settings(trials=1), cpu(), trials)
-    chunk = next(path for path in sorted((trials / "fill-0" / "c").rglob("*")) if path.is_file())
+    chunk = next(path for path in sorted((trials / "small" / "fill-0" / "c").rglob("*")) if path.is_file())
     chunk.unlink()
     with pytest.raises(InputError, match="is missing or was altered"):
         evaluate_section(Sources(scan), plan, trials, settings(), 1, tmp_path / "out")
@@ -672,7 +683,7 @@ def test_one_command_evaluates_a_scan_and_prints_the_summary(phantom, tiny_model
     ]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "| timemap |" in printed
+    assert "| graft |" in printed
     assert "| floor |" in printed
     assert "| filler | local coherence | direction strength | direction kept | direction of the rim |" in printed
     assert "| filler | share above q75 | share above q90 | density above q75 |" in printed

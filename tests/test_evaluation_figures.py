@@ -205,6 +205,7 @@ def test_each_filler_stands_once_in_the_legend_models_before_controls(written):
     _, figures = written
     found = [text for text in texts(figures.paths["errors"]) if text in FILLERS]
     assert found == ["timemap", "repaint", "biharmonic", "nearest tissue", "local mean"]
+    assert sum("pasted tissue" in (text or "") for text in texts(figures.paths["errors"])) == 1
 
 
 def test_a_filler_looks_the_same_in_every_figure(written):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import realism
 
 from cytomend.errors import InputError
-from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
+from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SMALL, Placement
 from cytomend.evaluation.realism import LinearLearner
 from cytomend.evaluation.trial_store import write_trials
 from cytomend.evaluation.window_pairs import ELSEWHERE, REAL, SAME
@@ -27,7 +27,7 @@ MASK[60:220, 60:220] = True
 
 def options(*pictures):
     return SimpleNamespace(
-        pixel_size_um=1.0, window_um=64.0, covered=0.75, trials=[], evaluation=[], fillers=["local mean"],
+        pixel_size_um=1.0, window_um=64.0, covered=0.75, trials=[], evaluation=[], size=SMALL, fillers=["local mean"],
         pictures=[list(map(str, paths)) for paths in pictures],
     )  # fmt: skip
 
@@ -75,16 +75,19 @@ def test_intact_trials_of_a_store_are_shown_beside_their_floor(pictures, tmp_pat
     original, view, other = tifffile.imread(pictures[0][0]), Box(40, 40, 140, 140), Box(200, 200, 300, 300)
     mask = MASK[view.slices]
     places = [Placement(i, kind, view, 8, mask, other) for i, kind in enumerate((INTACT, ARTEFACT))]
+    large = [Placement(2, INTACT, other, 8, mask, view, LARGE)]
     fills = {"mine": {0: np.where(mask, np.uint8(9), np.uint8(0))[None], 1: np.zeros((1, 100, 100), np.uint8)}}
     with one_writer(tmp_path / "trials.zarr") as work:
-        write_trials(work / "store", places, fills, 1, np.dtype(np.uint8), {})
+        write_trials(work / "store", {SMALL: places, LARGE: large}, fills, 1, np.dtype(np.uint8), {})
         publish(work / "store", tmp_path / "trials.zarr", {})
-    (shown,) = realism.of_store(3, tmp_path / "trials.zarr", pictures[0][0], ["local mean"])
+    (shown,) = realism.of_store(3, tmp_path / "trials.zarr", pictures[0][0], SMALL, ["local mean"])
     assert (shown.section, shown.corner, shown.other_corner) == (3, (40, 40), (200, 200))
     np.testing.assert_array_equal(shown.original[0], original[view.slices])
     np.testing.assert_array_equal(shown.other[0], original[other.slices])
     np.testing.assert_array_equal(shown.fills["mine"][0], np.where(mask, 9, original[view.slices]))
     assert set(shown.fills) == {"mine", "local mean"}
+    (apart,) = realism.of_store(3, tmp_path / "trials.zarr", pictures[0][0], LARGE, [])
+    assert (apart.corner, apart.fills) == ((200, 200), {})
 
 
 def test_pictures_that_do_not_fit_are_named(pictures, tmp_path):

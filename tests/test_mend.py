@@ -122,6 +122,7 @@ def test_the_metadata_say_what_was_mended_by_what_from_what(make_section, tiny_m
         "sampler_eta": 0.0,
         "sampler_bend": 1.5,
         "network_calls": 3,
+        "fill": "draw",
         "seed": 77,
         "samples": 1,
         "precision": "float32",

@@ -8,6 +8,7 @@ from conftest import blobs, plan_settings
 
 from cytomend.diffusion.samplers import SAMPLERS
 from cytomend.needs import (
+    PATCH_MB,
     Needs,
     blend_request,
     calls_at_most,
@@ -22,7 +23,15 @@ from cytomend.regions.plan import Plan
 from cytomend.stages.plan_section import plan_section
 
 BRAIN = Needs(98_304 * 81_920, 1, 256, (40_000, 20_000), 9_000)
-TRIALS = {"trials": 16, "artefact_trials": 0, "windows": 2, "samplers": [], "sampler_trials": 8}
+TRIALS = {
+    "trials": 16,
+    "artefact_trials": 0,
+    "windows": 2,
+    "samplers": [],
+    "sampler_trials": 8,
+    "patch_trials": 0,
+    "patch_um": 1000.0,
+}
 
 
 def test_a_plan_tells_the_needs_of_its_section(make_section, tmp_path):
@@ -62,6 +71,12 @@ def test_requests_grow_with_what_they_are_for():
     assert mend_request(BRAIN, 1, 50).runtime < mend_request(BRAIN, 0, 50).runtime
     assert trials_request(BRAIN, TRIALS, 2560).runtime > trials_request(BRAIN, TRIALS, 50).runtime
     assert evaluate_request({**TRIALS, "trials": 1000}).mem_mb > evaluate_request(TRIALS).mem_mb
+    large = {**TRIALS, "patch_trials": 100}
+    assert trials_request(BRAIN, large, 50).runtime > trials_request(BRAIN, TRIALS, 50).runtime
+    assert trials_request(BRAIN, large, 50, 0.5).mem_mb > trials_request(BRAIN, large, 50).mem_mb
+    # Large patches are looked at so many at a time, whatever their number.
+    assert evaluate_request(large).mem_mb > evaluate_request(TRIALS).mem_mb + 4 * PATCH_MB
+    assert evaluate_request({**large, "patch_trials": 10_000}).mem_mb < 3 * evaluate_request(large).mem_mb
     again = mend_request(BRAIN, 0, 50).again(2)
     assert (again.mem_mb, again.runtime) == tuple(2 * v for v in asdict(mend_request(BRAIN, 0, 50)).values())
 

@@ -1,14 +1,14 @@
 """The linear judge in an evaluation: rows of windows, and verdicts over one section and over many."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
-from cytomend.evaluation.measurement import ORIGINAL
-from cytomend.evaluation.placement import INTACT, Placement
-from cytomend.evaluation.realism_table import FEWEST, feature_names, summarise_realism, window_rows
+from cytomend.evaluation.measurement import FLOOR, ORIGINAL
+from cytomend.evaluation.placement import INTACT, LARGE, SMALL, Placement
+from cytomend.evaluation.realism_table import FEWEST, MOST_WINDOWS, feature_names, summarise_realism, window_rows
 from cytomend.evaluation.tables import DICTIONARY, table
-from cytomend.evaluation.window_pairs import REAL
 from cytomend.geometry import Box
 from cytomend.phantom import render_tissue
 from cytomend.report.evaluation_text import realism_table
@@ -29,8 +29,9 @@ def rows_of(section, trials, seed=0):
         view, other = halves[:: -1 if i % 2 else 1]
         place = Placement(i, INTACT, view, 0, MASK, other)
         original = image[view.slices]
-        pictures = {ORIGINAL: original, "blur": np.where(MASK, soft[view.slices], original), "perfect": original}
-        found = window_rows(place, pictures, image[other.slices], image, 1.0)
+        blur = np.where(MASK, soft[view.slices], original)
+        pictures = {ORIGINAL: original, "blur": blur, "perfect": original, FLOOR: image[other.slices]}
+        found = window_rows(place, pictures, image, 1.0)
         rows += [{"section": f"s{section}", **row} for row in found]
     return rows
 
@@ -43,19 +44,19 @@ def windows():
 def test_rows_are_those_of_the_dictionary(windows):
     assert list(windows.columns) == list(DICTIONARY["windows"])
     assert set(feature_names()) < set(windows.columns)
-    assert windows.groupby("filler").size().to_dict() == dict.fromkeys((ORIGINAL, "blur", "perfect", REAL), 4 * 2 * 4)
+    assert windows.groupby("filler").size().to_dict() == dict.fromkeys((ORIGINAL, "blur", "perfect", FLOOR), 4 * 2 * 4)
     places = windows[(windows["trial"] == 0) & (windows["section"] == "s0")].groupby("filler")["y_um"]
-    assert places.min()[REAL] >= SIDE > places.max()["blur"]
+    assert places.min()[FLOOR] >= SIDE > places.max()["blur"]
     assert windows[feature_names()].notna().all(axis=None)
 
 
 def test_blur_is_told_a_perfect_fill_is_not_and_real_tissue_hardly(windows):
     summary = summarise_realism(windows).set_index("filler")
-    assert set(summary.index) == {"blur", "perfect", REAL}
+    assert set(summary.index) == {"blur", "perfect", FLOOR}
     assert summary.loc["blur", "accuracy"] > 0.9
     assert summary.loc["blur", "told_by"].startswith(("grain -", "power, grain -", "power, beyond -", "curvature -"))
     assert summary.loc["perfect", ["accuracy", "low", "high"]].tolist() == [0.5, 0.5, 0.5]
-    assert summary.loc[REAL, "low"] <= 0.5 <= summary.loc[REAL, "high"]
+    assert summary.loc[FLOOR, "low"] <= 0.5 <= summary.loc[FLOOR, "high"]
     assert (summary[["window_pairs", "parts"]] == [32, 4]).all(axis=None)
     assert set(summary.reset_index().columns) == set(DICTIONARY["realism_summary"])
     assert "| blur | 32 | 9" in realism_table(summary.reset_index()) or summary.loc["blur", "accuracy"] == 1
@@ -80,7 +81,25 @@ def test_few_windows_are_not_judged(windows):
 def test_a_small_mask_has_no_window():
     place = Placement(0, INTACT, Box(0, 0, SIDE, SIDE), 0, np.zeros((SIDE, SIDE), bool), Box(0, SIDE, SIDE, 2 * SIDE))
     picture = np.zeros((SIDE, SIDE), np.uint8)
-    assert window_rows(place, {ORIGINAL: picture}, picture, picture, 1.0) == []
+    assert window_rows(place, {ORIGINAL: picture}, picture, 1.0) == []
+
+
+def test_of_a_large_mask_some_windows_are_kept_that_lie_all_over_it():
+    side = 64 * 6
+    place = Placement(0, INTACT, Box(0, 0, side, side), 0, np.ones((side, side), bool), Box(0, 0, side, side), LARGE)
+    picture = np.random.default_rng(0).integers(0, 255, (side, side)).astype(np.uint8)
+    rows = table("windows", [{"section": "s", **row} for row in window_rows(place, {ORIGINAL: picture}, picture, 1.0)])
+    assert len(rows) == MOST_WINDOWS < 36
+    assert set(rows["size"]) == {LARGE}
+    assert (rows["y_um"].min(), rows["y_um"].max()) == (0, side - 64)
+
+
+def test_small_and_large_patches_are_judged_apart(windows):
+    large = windows[windows["filler"] != "blur"].assign(size=LARGE, trial=windows["trial"] + 10)
+    spoiled = windows[windows["filler"] == "perfect"].assign(filler="blur", size=LARGE, trial=windows["trial"] + 10)
+    summary = summarise_realism(pd.concat([windows, large, spoiled])).set_index(["size", "filler"])["accuracy"]
+    assert summary[SMALL, "blur"] > 0.9
+    assert summary[LARGE, "blur"] == 0.5
 
 
 def test_features_that_only_some_sections_have_are_left_out(windows):

@@ -64,6 +64,10 @@ def test_a_study_fills_masks_alone_reports_and_goes_on(options, monkeypatch, win
         assert (filled.fills != read.original.fills)[read.masks].mean() > 0.5
     text = study_report.report(args.out, args.reference)
     assert "| floor |" in text
+    assert "| pasted tissue |" in text
+    np.testing.assert_array_equal(
+        read.floor.fills == read.pasted.fills, read.masks | (read.floor.fills == read.original.fills)
+    )
     assert (args.out / "sheet.png").stat().st_size > 1000
     monkeypatch.setattr(study_samplers.Filler, "__call__", lambda *_: pytest.fail("filled again"))
     study_samplers.study(args)

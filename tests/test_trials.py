@@ -42,7 +42,8 @@ def test_another_patch_does_not_meet_the_trials_own():
         far_from(own, [own, beside], np.random.default_rng(0))
 
 
-def test_the_floor_is_the_other_patch_under_the_mask():
+def test_the_floor_is_the_other_patch_as_it_stands_and_what_is_pasted_is_cut():
     mask = np.eye(4, dtype=bool)
     trial = Trial(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8), mask, 0, "", Box(0, 0, 4, 4))
-    assert np.array_equal(trial.floor, mask.astype(np.uint8))
+    assert (trial.floor == 1).all()
+    assert np.array_equal(trial.pasted, mask.astype(np.uint8))

@@ -155,7 +155,8 @@ def test_a_good_result_passes_and_every_pixel_is_accounted_for(made, kind):
     assert verdict.compared_px == (~grown).sum()
     assert verdict.checksum["scan"] == verdict.checksum["result"]
     names = [check.check for check in verdict.checks]
-    assert names == [name for name in CHECKS if name != "uncertainty" or kind.get("samples", 1) > 1]
+    asked = {"uncertainty": kind.get("samples", 1) > 1, "grafts": False}  # all of it is drawn
+    assert names == [name for name in CHECKS if asked.get(name, True)]
 
 
 @pytest.mark.parametrize(

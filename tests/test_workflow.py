@@ -394,6 +394,7 @@ BOTH = {stage: jobs("left", stage) | jobs("right", stage) for stage in FOLLOWING
         pytest.param(setting("pyramid", "chunk_px", 128), BOTH["blend_section"], id="other chunks redo blending"),
         pytest.param(setting("report", "context_px", 20), BOTH["report_section"], id="report settings redo pages"),
         pytest.param(setting("evaluate", "seed", 3), BOTH["mend_trials"], id="other trials are mended and evaluated"),
+        pytest.param(setting("evaluate", "patch_trials", 1), BOTH["mend_trials"], id="large patches are mended too"),
         pytest.param(
             setting("evaluate", "fillers", []), BOTH["evaluate_section"], id="other controls need no new mending"
         ),

@@ -93,7 +93,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error))
 
-EVALUATED = [name for name, section in SECTIONS.items() if section.trials["trials"]]
+EVALUATED = [name for name, section in SECTIONS.items() if section.is_evaluated]
 TRAINING_NAME = TRAINING.path.stem if TRAINING else ""
 TRAINING_SECTIONS = TRAINING.sections if TRAINING else {}
 
@@ -237,14 +237,14 @@ def exports():
 
 def evaluation(wildcards):
     """The manifest of a section's evaluation, if it has trials."""
-    if not SECTIONS[wildcards.section].trials["trials"]:
+    if not SECTIONS[wildcards.section].is_evaluated:
         return []
     return [f"results/{wildcards.section}/evaluation.manifest.json"]
 
 
 def evaluation_option(wildcards):
     """How the report is told of it."""
-    if not SECTIONS[wildcards.section].trials["trials"]:
+    if not SECTIONS[wildcards.section].is_evaluated:
         return []
     return [
         f"--evaluation=results/{wildcards.section}/evaluation",
@@ -373,12 +373,16 @@ def mend_asks(wildcards):
 def trials_asks(wildcards):
     """What mending the trials asks for."""
     section = SECTIONS[wildcards.section]
-    return trials_request(needs(wildcards), section.trials, calls_at_most(section.mend))
+    pixel_size_um = section.plan["pixel_size_um"]
+    return trials_request(
+        needs(wildcards), section.trials, calls_at_most(section.mend), pixel_size_um
+    )
 
 
 def evaluate_asks(wildcards):
     """What looking at them asks for."""
-    return evaluate_request(SECTIONS[wildcards.section].trials)
+    section = SECTIONS[wildcards.section]
+    return evaluate_request(section.trials, section.plan["pixel_size_um"])
 
 
 def blend_asks(wildcards):

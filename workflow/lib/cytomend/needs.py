@@ -38,6 +38,9 @@ STATES = 24
 TRIAL_SECONDS, TRIAL_MB = 10, 2
 """What looking at a trial takes, with two segmenters and a classifier, on a slow node; two cores took 2 s."""
 
+PATCH_SECONDS, PATCH_MB = 600, 3500
+"""The same of a large patch, a thread and mm². Memory is that of its biharmonic surface, which ends with the trial."""
+
 
 REVIEW_SECONDS = 0.2
 """What checking the cells of a region takes for each of its windows, on a slow node; a core took a fifth of it."""
@@ -112,17 +115,27 @@ def mend_request(needs: Needs | None, shard: int, calls: int) -> Request:
     return Request(4000 + region_bytes // MB, 30 + _gpu_minutes(windows * calls * needs.window_px**2))
 
 
-def trials_request(needs: Needs | None, settings: Mapping[str, Any], calls: int) -> Request:
+def trials_request(needs: Needs | None, settings: Mapping[str, Any], calls: int, pixel_size_um: float = 1.0) -> Request:
     """Return what mending a section's trials asks for: its sampler makes ``calls`` a window, others at most 2,560."""
-    trials, others = _trials(settings), len(settings["samplers"]) * 2 * settings["sampler_trials"]
-    pixels = needs.window_px**2 * settings["windows"] ** 2 * (trials * calls + others * 2560) if needs else 0
-    return Request(4000, 30 + _gpu_minutes(pixels))
+    if needs is None:
+        return Request(4000, 30)
+    others, shared = len(settings["samplers"]), settings["sampler_trials"]
+    # The windows over a large patch cover each pixel up to four times.
+    large_px = 4 * round(settings["patch_um"] / pixel_size_um) ** 2 if settings["patch_trials"] else 0
+    asked = _trials(settings) * calls + others * 2 * shared * 2560
+    asked_large = settings["patch_trials"] * calls + others * min(shared, settings["patch_trials"]) * 2560
+    pixels = needs.window_px**2 * settings["windows"] ** 2 * asked + large_px * asked_large
+    return Request(4000 + STATES * 4 * large_px // MB, 30 + _gpu_minutes(pixels))
 
 
-def evaluate_request(settings: Mapping[str, Any]) -> Request:
-    """Return what looking at a section's trials asks for."""
-    trials = _trials(settings)
-    return Request(3000 + trials * TRIAL_MB, 30 + trials * TRIAL_SECONDS // 60)
+def evaluate_request(settings: Mapping[str, Any], pixel_size_um: float = 1.0, threads: int = 4) -> Request:
+    """Return what looking at a section's trials asks for, so many at a time."""
+    trials, large = _trials(settings), settings["patch_trials"]
+    # As pixels, not as tissue: what is a mm² at 1 µm a pixel.
+    megapixels = (settings["patch_um"] / pixel_size_um / 1000) ** 2
+    held_mb = int(min(large, threads) * PATCH_MB * megapixels)
+    seconds = trials * TRIAL_SECONDS + int(large * PATCH_SECONDS * megapixels) // threads
+    return Request(3000 + trials * TRIAL_MB + large * TRIAL_MB + held_mb, 30 + seconds // 60)
 
 
 def stream_request(needs: Needs | None) -> Request:

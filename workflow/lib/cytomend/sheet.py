@@ -18,6 +18,7 @@ from typing import Any
 from cytomend.decisions import Decision, changes, read_decisions
 from cytomend.diffusion.record import ModelSettings, load_settings
 from cytomend.errors import InputError
+from cytomend.grafts.join import PIXEL_SIZE_TOLERANCE
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
@@ -25,9 +26,6 @@ from cytomend.stains import parse_stain
 from cytomend.storage.edition import annotation_roles
 
 log = logging.getLogger(__name__)
-
-PIXEL_SIZE_TOLERANCE = 1.25
-"""A model is not asked to draw cells of another scale than this factor."""
 
 CLASSES = ("include_classes", "exclude_classes", "tissue_classes")
 
@@ -38,6 +36,8 @@ AUTO = "auto"
 """In place of an annotation: what `cytomend screen-section` proposes."""
 
 STEPS = {"repaint": 256, "repaint-strided": 50, "timemap": 50, "langevin": 20}
+GRAFT_STEPS = 25
+"""Of `timemap` where the network draws joints alone; more changed no statistic (docs/grafts.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,11 @@ class SectionSettings:
     def planned_files(self) -> dict[str, Path]:
         """The files that a plan is made from, by their role."""
         return {"image": self.image, **annotation_roles(self.annotations)}
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the section has any trials."""
+        return bool(self.trials["trials"] or self.trials["patch_trials"])
 
     @property
     def known_files(self) -> dict[str, Path]:
@@ -224,10 +229,11 @@ def settings_of(
         model, record = models(own("model", "mend"))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
+    if own("fill", "mend") == "draw":
+        check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
     annotations = annotations_of(row, where)
-    sampler = own("sampler", "mend")
-    steps = own("steps", "mend") or STEPS[sampler]
+    sampler, fill = own("sampler", "mend"), own("fill", "mend")
+    steps = own("steps", "mend") or (GRAFT_STEPS if (fill, sampler) == ("graft", "timemap") else STEPS[sampler])
     return SectionSettings(
         section=row["section"],
         image=Path(row["image"]),
@@ -245,6 +251,7 @@ def settings_of(
             "shards": row["shards"],
             "samples": config["mend"]["samples"],
             **_window(record, config["mend"]["stride_px"], where),
+            "fill": own("fill", "mend"),
             "decisions": changes(decisions),
         },
         mend={
@@ -255,10 +262,15 @@ def settings_of(
             "seed": own("seed", "mend"),
             "eta": float(config["mend"]["eta"]),
             "precision": config["mend"]["precision"],
+            "fill": fill,
+            "graft": {name: float(value) for name, value in config["mend"]["graft"].items()},
         },
         trials={
             "trials": own("trials", "evaluate"),
             "artefact_trials": config["evaluate"]["artefact_trials"] if row["truth"] else 0,
+            # A row that wants no trials wants no large ones either.
+            "patch_trials": 0 if row.get("trials") == 0 else config["evaluate"]["patch_trials"],
+            "patch_um": float(config["evaluate"]["patch_um"]),
             **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials")},
             **chance(row["section"], config["evaluate"]["seed"]),
         },
@@ -305,7 +317,8 @@ def check_pixel_size(found_um: float, model_um: float, where: str) -> None:
     if not 1 / PIXEL_SIZE_TOLERANCE <= found_um / model_um <= PIXEL_SIZE_TOLERANCE:
         raise InputError(
             f"{where}: pixel_size_um is {found_um:g}, the model was trained at {model_um:g} µm (up to a factor of"
-            f" {PIXEL_SIZE_TOLERANCE} is accepted); resample the image, or choose or train a model of that pixel size"
+            f" {PIXEL_SIZE_TOLERANCE} is accepted); let mend.fill be graft, or choose or train a model of that"
+            " pixel size"
         )
 
 

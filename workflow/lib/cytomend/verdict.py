@@ -34,6 +34,7 @@ The checks:
 | ``labels`` | every label equals the plan's; their number |
 | ``levels`` | every level is made of the one below |
 | ``uncertainty`` | with samples: none outside the mask; the mean that the result tells |
+| ``grafts`` | law 9: every mended pixel is marked as drawn or copied; copies equal their intact source, bit for bit |
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ CHECKS = {
     "labels": "the label marks exactly what was to be mended",
     "levels": "every level of the pyramids is made of the one below",
     "uncertainty": "uncertainty is told of mended pixels alone",
+    "grafts": "every mended pixel is marked as drawn or copied, and every copy equals its intact source, bit for bit",
 }
 
 

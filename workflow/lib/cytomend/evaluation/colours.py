@@ -28,7 +28,7 @@ def colour_rows(place: Placement, pictures: Mapping[str, NDArray[np.generic]]) -
     place : the trial
     pictures : (C, S, S) by filler, with the original
     """
-    key = {"trial": place.trial, "kind": place.kind, "fraction": place.fraction}
+    key = {"trial": place.trial, "kind": place.kind, "size": place.size, "fraction": place.fraction}
     return [
         {**key, "filler": filler, "channel": name, "pixels": float(place.mask.sum()), "value": float(total)}
         for filler, pixels in pictures.items()
@@ -38,17 +38,18 @@ def colour_rows(place: Placement, pictures: Mapping[str, NDArray[np.generic]]) -
 
 
 def summarise_colours(colours: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each kind, filler and channel: mean values over all trials together, and their difference."""
-    keys = ["section", "trial", "kind", "channel"]
+    """Return a row for each size, kind, filler and channel: means over all trials together, and their difference."""
+    keys = ["section", "trial", "size", "kind", "channel"]
     original = colours[colours["filler"] == ORIGINAL].set_index(keys)["value"].rename("before")
     both = colours[colours["filler"] != ORIGINAL].join(original, on=keys)
     rows: list[Row] = []
-    for (kind, filler, channel), part in both.groupby(["kind", "filler", "channel"], sort=False):
+    for (size, kind, filler, channel), part in both.groupby(["size", "kind", "filler", "channel"], sort=False):
         pixels, before, value = (part[name].to_numpy(np.float64) for name in ("pixels", "before", "value"))
         counts = bootstrap_counts(len(part), times=DRAWS)
         low, high = interval((counts @ (value - before)) / np.maximum(counts @ pixels, 1))
         rows.append(
             {
+                "size": size,
                 "kind": kind,
                 "filler": filler,
                 "channel": channel,

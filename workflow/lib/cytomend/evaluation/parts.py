@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cytomend.errors import InputError
+from cytomend.grafts.settings import GRAFT
 from cytomend.places import MODELS
 from cytomend.plugins import is_plugin, source_hash
 from cytomend.settings import Record
@@ -18,7 +19,7 @@ BUILT_IN = {
     "segmenters": ("cpn", "classical"),
     "classifier": ("layers",),
     "fillers": ("biharmonic", "nearest tissue", "local mean"),
-    "samplers": tuple(STEPS),
+    "samplers": (*STEPS, GRAFT),
 }
 TAKES_FILES = ("segmenters", "classifier")
 
@@ -54,7 +55,7 @@ def _identity(part: str, name: str, block: str) -> str:
     """Return the hash of what a name stands for; empty for what is part of the code."""
     if name in BUNDLED:
         return _hash(BUNDLED[name])
-    if name in BUILT_IN[part] or (part == "samplers" and name.partition(":")[0] in STEPS):
+    if name in BUILT_IN[part] or (part == "samplers" and name.partition(":")[0] in BUILT_IN[part]):
         return ""
     file = Path(name.removeprefix(CELLDETECTION))
     if part in TAKES_FILES and (file.is_file() or name.startswith(CELLDETECTION)):

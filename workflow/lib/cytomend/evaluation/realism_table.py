@@ -1,7 +1,8 @@
 """The linear judge in an evaluation: a table of window features, and what the judge says of it.
 
 Features of windows are small, so they are kept in a table for each section. Over a brain, tables are put together and
-sections are left out in turn. `cytomend.evaluation.realism` says how a judge works.
+sections are left out in turn. Windows of small and of large patches are judged apart.
+`cytomend.evaluation.realism` says how a judge works.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cytomend.evaluation.measurement import ORIGINAL, Row
+from cytomend.evaluation.measurement import FLOOR, ORIGINAL, Row
 from cytomend.evaluation.placement import Placement
 from cytomend.evaluation.realism import Groups, LinearLearner, groups_by_place, judge_looks, weights_of
 from cytomend.evaluation.window_features import describe
-from cytomend.evaluation.window_pairs import COVERED, REAL, WINDOW_UM, covered_corners
+from cytomend.evaluation.window_pairs import COVERED, WINDOW_UM, covered_corners
 
 Grey = NDArray[np.generic]
 Float = NDArray[np.float64]
 
 FEWEST = 12
 """Pairs of windows from which on a judge is asked."""
+MOST_WINDOWS = 8
+"""Windows of a trial that are kept. A large mask has room for hundreds."""
 TOLD = 3
 KEYS = ["section", "trial", "window"]
 
@@ -32,28 +35,25 @@ def feature_names() -> list[str]:
     return describe(np.zeros((1, 1, 64, 64), np.float32), 1.0)[0]
 
 
-def window_rows(
-    place: Placement, pictures: Mapping[str, Grey], other: Grey, surroundings: Grey, pixel_size_um: float
-) -> list[Row]:
-    """Return a row for each window of the mask and each picture, with its features.
+def window_rows(place: Placement, pictures: Mapping[str, Grey], surroundings: Grey, pixel_size_um: float) -> list[Row]:
+    """Return a row for each picture and each of at most `MOST_WINDOWS` windows of the mask, with its features.
 
     Parameters
     ----------
     place : the trial
-    pictures : (S, S) grey by filler, with the original
-    other : (S, S) intact tissue elsewhere, as it stands
+    pictures : (S, S) grey by filler, with the original; the floor is tissue elsewhere, as it stands
     surroundings : tissue around the trial, whose mean and standard deviation scale all windows alike
     pixel_size_um : side of a pixel in µm
     """
     side_px = round(WINDOW_UM / pixel_size_um)
-    corners = covered_corners(place.mask, side_px, COVERED)
+    corners = some_of(covered_corners(place.mask, side_px, COVERED), MOST_WINDOWS)
     if not corners:
         return []
     mean, sd = float(surroundings.mean()), max(float(surroundings.std()), 1e-6)
-    key = {"trial": place.trial, "kind": place.kind, "fraction": place.fraction}
+    key = {"trial": place.trial, "kind": place.kind, "size": place.size, "fraction": place.fraction}
     rows: list[Row] = []
-    for filler, picture in {**pictures, REAL: other}.items():
-        view = place.other if filler == REAL else place.view
+    for filler, picture in pictures.items():
+        view = place.other if filler == FLOOR else place.view
         windows = np.stack([picture[y : y + side_px, x : x + side_px] for y, x in corners])
         names, features = describe(
             ((windows.astype(np.float64) - mean) / sd)[:, None].astype(np.float32), pixel_size_um
@@ -72,8 +72,14 @@ def window_rows(
     return rows
 
 
+def some_of(corners: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Return at most so many corners, spread over the list."""
+    chosen = np.linspace(0, len(corners) - 1, min(most, len(corners))).round().astype(int)
+    return [corners[i] for i in chosen]
+
+
 def summarise_realism(windows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return a row for each kind and filler: how often the linear judge tells its windows from those of the original.
+    """Return a row for each size, kind and filler: how often the linear judge tells its windows from the original's.
 
     Parameters
     ----------
@@ -81,16 +87,16 @@ def summarise_realism(windows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     seed : decides which sections are judged together
     """
     rows = [
-        row
-        for kind, part in windows.groupby("kind", sort=False)
+        {"size": size, "kind": kind, "filler": filler, **row}
+        for (size, kind), part in windows.groupby(["size", "kind"], sort=False)
         for filler in dict.fromkeys(part["filler"])
         if filler != ORIGINAL
-        for row in _judged(str(kind), str(filler), part, seed)
+        for row in _judged(str(filler), part, seed)
     ]
     return pd.DataFrame(rows)
 
 
-def _judged(kind: str, filler: str, windows: pd.DataFrame, seed: int) -> Iterator[Row]:
+def _judged(filler: str, windows: pd.DataFrame, seed: int) -> Iterator[Row]:
     """Yield the row of one filler, if there are enough windows."""
     own, original = (windows[windows["filler"] == name].set_index(KEYS) for name in (filler, ORIGINAL))
     both = own.index.intersection(original.index)
@@ -105,8 +111,6 @@ def _judged(kind: str, filler: str, windows: pd.DataFrame, seed: int) -> Iterato
     verdict = judge_looks(looks, groups[kept], seed, learner=LinearLearner())
     weights = weights_of(names, looks)
     yield {
-        "kind": kind,
-        "filler": filler,
         "window_pairs": verdict.pairs,
         "parts": len(set(groups[kept].tolist())),
         "accuracy": verdict.accuracy,

@@ -5,13 +5,15 @@ Two errors are given for each statistic, filler and bin of mask fractions. The *
 cells, so that it is large for real tissue too: read it beside the floor. The *pooled error* adds up the trials first
 and keeps its sign, so that it shows bias where the median shows scatter.
 
+Trials of small and of large patches are summed up apart: a median over both would be of neither.
+
 Intervals are 95 % bootstrap intervals over trials (Efron 1979). Those of a median and of a rate need no drawing: the
 bootstrap distribution of both follows from the binomial distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -19,11 +21,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from cytomend.evaluation.areas import summarise_areas
 from cytomend.evaluation.arrangement import RADII_UM, l_minus_r
 from cytomend.evaluation.colours import summarise_colours
 from cytomend.evaluation.measurement import KNOWN, MEASURED, ORIGINAL, TRUTH, Row
 from cytomend.evaluation.realism_table import summarise_realism
-from cytomend.evaluation.sizes import summarise_sizes
 from cytomend.evaluation.statistics import CELL_STATISTICS, bootstrap_counts, interval
 from cytomend.evaluation.tables import table
 
@@ -45,11 +47,17 @@ def bins() -> Iterator[tuple[str, float, float]]:
         yield f"{100 * low:.0f}-{100 * high:.0f} %", 0.0 if low == EDGES[0] else low, 1.0 if high == EDGES[-1] else high
 
 
-def summaries(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return what is said of all trials of these tables together, of one section or of many."""
+def summaries(tables: Mapping[str, pd.DataFrame], cells: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return what is said of all trials of these tables together, of one section or of many.
+
+    Parameters
+    ----------
+    tables : those of `tables.SUMMED`
+    cells : the table ``cells``, piece by piece
+    """
     made = {
         "summary": summarise(tables["measurements"]),
-        "size_summary": summarise_sizes(tables["cells"], tables["measurements"]),
+        "area_summary": summarise_areas(cells, tables["measurements"]),
         "realism_summary": summarise_realism(tables["windows"]),
         "class_summary": summarise_classes(tables["classes"]),
         "arrangement_summary": summarise_arrangement(tables["arrangement"]),
@@ -59,19 +67,19 @@ def summaries(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def summarise(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each kind, segmenter, filler, reference, statistic and bin; columns in `tables.SUMMARY`.
+    """Return a row for each size, kind, segmenter, filler, reference, statistic and bin (`tables.DICTIONARY`).
 
     Parameters
     ----------
     measurements : of one section or of many, in which ``section`` and ``trial`` name a trial
     """
     rows: list[Row] = []
-    for kind, of_kind in measurements.groupby("kind", sort=False):
+    for (size, kind), of_kind in measurements.groupby(["size", "kind"], sort=False):
         known = of_kind[of_kind["filler"] == TRUTH]
         for segmenter, part in of_kind[of_kind["segmenter"] != KNOWN].groupby("segmenter", sort=False):
             original = part[part["filler"] == ORIGINAL]
             for filler, found in part.groupby("filler", sort=False):
-                key = {"kind": kind, "segmenter": segmenter, "filler": filler}
+                key = {"size": size, "kind": kind, "segmenter": segmenter, "filler": filler}
                 if filler != ORIGINAL:
                     rows += [{**key, **row} for row in _errors(found, original, ORIGINAL, tuple(MEASURED))]
                 if len(known):
@@ -171,16 +179,16 @@ def rate_interval(hits: NDArray[np.bool_]) -> tuple[float, float, float]:
 
 
 def summarise_classes(classes: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each kind, classifier, filler and bin: flips, top-2 agreement, change of margin.
+    """Return a row for each size, kind, classifier, filler and bin: flips, top-2 agreement, change of margin.
 
     A trial flips if the mended patch is held for something else than the original; top-2 agrees if what the original
     is held for is among the first two choices of the mended patch (Kropp et al. 2024).
     """
-    keys = ["section", "trial", "kind", "classifier"]
+    keys = ["section", "trial", "size", "kind", "classifier"]
     original = classes[classes["filler"] == ORIGINAL].set_index(keys)[["top1", "margin"]]
     joined = classes[classes["filler"] != ORIGINAL].join(original, on=keys, rsuffix="_before")
     rows: list[Row] = []
-    for (kind, classifier, filler), part in joined.groupby(["kind", "classifier", "filler"], sort=False):
+    for (size, kind, classifier, filler), part in joined.groupby(["size", "kind", "classifier", "filler"], sort=False):
         for name, low, high in bins():
             here = part[(part["fraction"] >= low) & (part["fraction"] < high)]
             if here.empty:
@@ -190,6 +198,7 @@ def summarise_classes(classes: pd.DataFrame) -> pd.DataFrame:
             top2 = rate_interval(((here["top1"] == before) | (here["top2"] == before)).to_numpy())
             rows.append(
                 {
+                    "size": size,
                     "kind": kind,
                     "classifier": classifier,
                     "filler": filler,
@@ -206,10 +215,10 @@ def summarise_classes(classes: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_arrangement(arrangement: pd.DataFrame) -> pd.DataFrame:
-    """Return L(r) - r of every filler over all trials on intact tissue, with its interval, a row a radius."""
+    """Return L(r) - r of every filler over all trials of a size on intact tissue, with its interval, a row a radius."""
     rows: list[Row] = []
     intact = arrangement[arrangement["kind"] == "intact"]
-    for (filler, segmenter), part in intact.groupby(["filler", "segmenter"], sort=False):
+    for (size, filler, segmenter), part in intact.groupby(["size", "filler", "segmenter"], sort=False):
         of_trials = part.set_index(["section", "trial", "radius_um"])[["pairs", "pairs_expected"]].unstack()
         pairs, expected = (of_trials[name].to_numpy(np.float64) for name in ("pairs", "pairs_expected"))
         counts = bootstrap_counts(len(pairs), times=DRAWS)
@@ -218,6 +227,7 @@ def summarise_arrangement(arrangement: pd.DataFrame) -> pd.DataFrame:
             low, high = interval(draws[:, i], LEVEL)
             rows.append(
                 {
+                    "size": size,
                     "filler": filler,
                     "segmenter": segmenter,
                     "radius_um": radius,

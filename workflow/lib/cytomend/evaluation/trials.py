@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from cytomend.geometry import Box
 FRACTIONS = (0.05, 0.5)
 TOLERANCE = 0.015
 TRIES = 2000
+COARSE_PX = 256
+"""Side on which the shapes of larger masks are tried: they are scaled to the patch."""
 GRIDS = 100
 
 Grey = NDArray[np.generic]
@@ -38,6 +41,11 @@ class Trial:
 
     @property
     def floor(self) -> Grey:
+        """The other patch as it stands, to be measured under the same mask: nothing is pasted, no cell is cut."""
+        return self.other
+
+    @property
+    def pasted(self) -> Grey:
         """The patch with the other patch's pixels under the mask: real tissue in the wrong place."""
         return np.where(self.mask, self.other, self.patch)
 
@@ -47,21 +55,48 @@ def stratified_masks(count: int, side_px: int, seed: int, offset: float = 0.5) -
 
     ``offset``, in [0, 1), is where each fraction lies in its stratum.
     """
+    fractions = stratified_fractions(count, seed, offset)
+    return [stratified_mask(i, fraction, side_px, seed) for i, fraction in enumerate(fractions)]
+
+
+def stratified_fractions(count: int, seed: int, offset: float = 0.5) -> list[float]:
+    """Return the mask fractions of so many trials, spread evenly over `FRACTIONS`, in random order."""
     low, high = FRACTIONS
     order = np.random.default_rng([seed, 0]).permutation(count)
-    fractions = low + (high - low) * (order + offset) / count
-    return [mask_of(np.random.default_rng([seed, 1, i]), side_px, float(f)) for i, f in enumerate(fractions)]
+    return [float(fraction) for fraction in low + (high - low) * (order + offset) / count]
+
+
+def stratified_mask(number: int, fraction: float, side_px: int, seed: int) -> Mask:
+    """Return the mask of one of these trials, by its number from 0."""
+    return mask_of(np.random.default_rng([seed, 1, number]), side_px, fraction)
 
 
 def mask_of(rng: np.random.Generator, side_px: int, fraction: float) -> Mask:
-    """Return a random artefact's mask that covers about this fraction of the patch."""
-    closest = random_mask(rng, side_px)
-    for _ in range(TRIES):
-        if abs(closest.mean() - fraction) <= TOLERANCE:
+    """Return a random artefact's mask that covers about this fraction of the patch.
+
+    Shapes are tried on at most `COARSE_PX` pixels a side: a million pixels a try would take minutes.
+    """
+    coarse_px, closest, nearest = min(side_px, COARSE_PX), None, np.inf
+    for _ in range(TRIES + 1):
+        state = rng.bit_generator.state
+        mask = random_mask(rng, coarse_px)
+        if side_px > coarse_px and abs(mask.mean() - fraction) < min(nearest, TOLERANCE):
+            mask = _drawn_again(state, side_px)  # its fraction differs a little
+        off = abs(float(mask.mean()) - fraction)
+        if off < nearest and len(mask) == side_px:
+            closest, nearest = mask, off
+        if nearest <= TOLERANCE:
             break
-        mask = random_mask(rng, side_px)
-        closest = min(closest, mask, key=lambda m: abs(float(m.mean()) - fraction))
+    if closest is None:
+        raise AssertionError(f"no mask of {100 * fraction:g} % in {TRIES} tries")
     return closest
+
+
+def _drawn_again(state: Mapping[str, Any], side_px: int) -> Mask:
+    """Return the mask that a generator in this state draws, on a patch of another size."""
+    again = np.random.default_rng()
+    again.bit_generator.state = dict(state)
+    return random_mask(again, side_px)
 
 
 def spread_boxes(intact: Mask, side_px: int, seed: int) -> Iterator[Box]:

@@ -29,13 +29,24 @@ def tissue_share(pixels: NDArray[Any], value_range: ValueRange, intact: NDArray[
     value_range : the scanner's values that mean black and white
     intact : (h, w); squares with other pixels do not count; all do by default
     """
+    shows, side = tissue_squares(pixels, value_range)
+    if intact is not None:
+        rows, columns = shows.shape
+        shows = shows[intact[: rows * side, : columns * side].reshape(rows, side, columns, side).all((1, 3))]
+    return float(shows.mean()) if shows.size else 0.0
+
+
+def tissue_squares(pixels: NDArray[Any], value_range: ValueRange) -> tuple[NDArray[np.bool_], int]:
+    """Return which squares are not blank, (h // side, w // side), and their side in px.
+
+    Parameters
+    ----------
+    pixels, value_range : as for `tissue_share`
+    """
     height, width = pixels.shape[1:]
     side = min(SQUARE_PX, height, width) // 2 * 2
     rows, columns = height // side, width // side
     grey = pixels[:, : rows * side, : columns * side].mean(0, dtype=np.float32)
     halved = grey.reshape(rows * side // 2, 2, columns * side // 2, 2).mean((1, 3))
     squares = halved.reshape(rows, side // 2, columns, side // 2)
-    shows = squares.std((1, 3)) >= BLANK_CONTRAST * (value_range[1] - value_range[0])
-    if intact is not None:
-        shows = shows[intact[: rows * side, : columns * side].reshape(rows, side, columns, side).all((1, 3))]
-    return float(shows.mean()) if shows.size else 0.0
+    return squares.std((1, 3)) >= BLANK_CONTRAST * (value_range[1] - value_range[0]), side

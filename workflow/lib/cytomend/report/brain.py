@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cytomend.costs import Hours
-from cytomend.evaluation.placement import INTACT
+from cytomend.evaluation.measurement import FLOOR
+from cytomend.evaluation.placement import INTACT, SMALL
 from cytomend.evaluation.summary import ALL
 from cytomend.evaluation.tables import read_facts, read_table
 from cytomend.report.metrics import SectionMetrics
 
-FLOOR = "floor"
 COMPARED = {"density": "cell density", "cell_area": "cell area"}
 """Statistics of an evaluation that the table shows."""
 DIGITS = 5
@@ -28,7 +28,7 @@ SOURCE_CHARACTERS = 12
 
 
 class SectionErrors(NamedTuple):
-    """Median relative error of the trials on a section's intact tissue, of 1, and that of the floor beside it."""
+    """Median relative error of the small trials on a section's intact tissue, of 1, and that of the floor beside it."""
 
     density_error: float | None = None
     density_floor: float | None = None
@@ -47,7 +47,8 @@ class SectionErrors(NamedTuple):
         summary = read_table(evaluation, "summary")
         if summary.empty:
             return cls()
-        of_all = (summary["bin"] == ALL) & (summary["kind"] == INTACT) & (summary["reference"] == "original")
+        intact = (summary["kind"] == INTACT) & (summary["size"] == SMALL)
+        of_all = (summary["bin"] == ALL) & intact & (summary["reference"] == "original")
         told = summary[of_all & (summary["segmenter"] == summary["segmenter"].iloc[0])]
         medians = dict(zip(zip(told["filler"], told["statistic"], strict=True), told["median_error"], strict=True))
         fillers = {"error": str(read_facts(evaluation)["sampler"]), "floor": FLOOR}

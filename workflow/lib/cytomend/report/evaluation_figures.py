@@ -1,7 +1,7 @@
 """Figures of an evaluation: errors, flips, distributions, arrangement, exemplars. Vector graphics, text as text.
 
 A filler has the same colour and marker in every figure. Models are thick lines; controls are thin lines on top of them,
-so that a control that does better is seen; the floor, real tissue in the wrong place, is a grey band. What a table does
+so that a control that does better is seen; the floor, other real tissue as it stands, is a grey band. What a table does
 not hold is a panel that says so.
 """
 
@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
+from cytomend.evaluation.measurement import FLOOR, KNOWN, ORIGINAL, PASTED, RENOISED
 from cytomend.report.scale import scale_bar
 from cytomend.storage.publish import write_whole
 
@@ -47,17 +48,22 @@ LONGEST_NAME = 40
 LEGEND_LETTERS = 126
 """What fits below a figure; a column takes eight more than its longest name."""
 
-ORIGINAL, FLOOR, ALL, KNOWN = "original", "floor", "all", "known cells"
-NO_FILLERS = ("original", "floor", "renoised")
-CONTROLS = ("renoised", "biharmonic", "nearest tissue", "local mean")
-SAID = {FLOOR: "floor (other real tissue)", "renoised": "renoised (original, new noise)"}
+ALL = "all"
+NO_FILLERS = (ORIGINAL, FLOOR, RENOISED)
+CONTROLS = (RENOISED, PASTED, "biharmonic", "nearest tissue", "local mean")
+SAID = {
+    FLOOR: "floor (other tissue as it stands)",
+    PASTED: "pasted tissue (cut at the outline)",
+    RENOISED: "renoised (original, new noise)",
+}
 """Fillers whose name says too little."""
 
 # Okabe & Ito 2008, then Tol's muted scheme: told apart in every common form of colour blindness.
 COLOURS = {
     ORIGINAL: "#000000",
     FLOOR: "#7f7f7f",
-    "renoised": "#4d4d4d",
+    RENOISED: "#4d4d4d",
+    PASTED: "#aa4499",
     "biharmonic": "#e69f00",
     "nearest tissue": "#009e73",
     "local mean": "#56b4e9",
@@ -65,7 +71,15 @@ COLOURS = {
     "repaint": "#d55e00",
 }
 OTHER_COLOURS = ("#cc79a7", "#882255", "#332288", "#999933")
-MARKERS = {"renoised": "x", "biharmonic": "^", "nearest tissue": "v", "local mean": "D", "timemap": "o", "repaint": "s"}
+MARKERS = {
+    RENOISED: "x",
+    PASTED: "<",
+    "biharmonic": "^",
+    "nearest tissue": "v",
+    "local mean": "D",
+    "timemap": "o",
+    "repaint": "s",
+}
 OTHER_MARKERS = ("P", "X", "*", "p", "h")
 BAND = "#d9d9d9"
 
@@ -110,7 +124,7 @@ class Exemplar:
 
     ``original``, ``mended`` (S, S) grey or (S, S, 3) RGB; ``mask`` (S, S); ``cells_before``, ``cells_after`` a row a
     cell with ``contour_y_um`` and ``contour_x_um``, arrays of points from the corner of the first pixel; ``fraction``
-    is the share of the patch that is masked.
+    is the share of the patch that is masked, ``size`` that of the patch.
     """
 
     original: NDArray[np.generic]
@@ -121,14 +135,15 @@ class Exemplar:
     fraction: float
     title: str
     pixel_size_um: float = 1.0
+    size: str = "small"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTables:
-    """What is drawn; a table may be empty.
+    """What is drawn, of patches of one size; a table may be empty.
 
     ``cell_areas_um2`` are the areas of single cells by filler; ``models`` names the fillers that are models, if that is
-    known: all others are controls then.
+    known: all others are controls then. ``fillers`` names those of other figures too, so that each has one colour.
     """
 
     summary: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -138,6 +153,7 @@ class EvaluationTables:
     exemplars: Sequence[Exemplar] = ()
     cell_areas_um2: Mapping[str, Float] = field(default_factory=dict)
     models: Sequence[str] = ()
+    fillers: Sequence[str] = ()
 
 
 class WrittenFigures(NamedTuple):
@@ -147,7 +163,9 @@ class WrittenFigures(NamedTuple):
     captions: dict[str, str]
 
 
-def write_figures(folder: Path, tables: EvaluationTables, *, segmenter: str | None = None) -> WrittenFigures:
+def write_figures(
+    folder: Path, tables: EvaluationTables, *, segmenter: str | None = None, suffix: str = ""
+) -> WrittenFigures:
     """Draw all figures of one segmenter, by default the first, and write ``NAME.svg``.
 
     The same tables give the same bytes.
@@ -157,9 +175,10 @@ def write_figures(folder: Path, tables: EvaluationTables, *, segmenter: str | No
     folder : made if need be
     tables : what was measured
     segmenter : whose measurements are shown
+    suffix : of every name
     """
     segmenter = segmenter or first_segmenter(tables)
-    drawn = draw_figures(tables, segmenter)
+    drawn = {f"{name}{suffix}": figure for name, figure in draw_figures(tables, segmenter).items()}
     return WrittenFigures(
         {name: write_svg(figure, folder / f"{name}.svg") for name, (figure, _) in drawn.items()},
         {name: caption for name, (_, caption) in drawn.items()},
@@ -325,11 +344,12 @@ def draw_exemplars(exemplars: Sequence[Exemplar]) -> Figure:
         return figure
     for row, exemplar in zip(figure.subfigures(len(exemplars), 1, squeeze=False).ravel(), exemplars, strict=True):
         draw_exemplar(row, exemplar)
-    handles = {
+    outlined = any(len(exemplar.cells_before) for exemplar in exemplars)
+    cells = {
         "cells in the mask": Line2D([], [], color=CELL_COLOUR, linewidth=1.6),
         "cells around it": Line2D([], [], color=RIM_COLOUR, linewidth=1.0),
-        "mask": Patch(facecolor=MASK_COLOUR, edgecolor="black", linestyle="--"),
     }
+    handles = {**(cells if outlined else {}), "mask": Patch(facecolor=MASK_COLOUR, edgecolor="black", linestyle="--")}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -536,7 +556,7 @@ def curve_of(part: pd.DataFrame) -> pd.DataFrame:
 def looks_of(tables: EvaluationTables) -> dict[str, Look]:
     """Return how each filler of any table is drawn, in the order of the legend: models before controls."""
     named = (fillers_of(table) for table in (tables.summary, tables.classes, tables.measurements, tables.arrangement))
-    names = list(dict.fromkeys([*(name for names in named for name in names), *tables.cell_areas_um2]))
+    names = list(dict.fromkeys([*tables.fillers, *(name for names in named for name in names), *tables.cell_areas_um2]))
     return looks_for(names, tables.models)
 
 
@@ -567,7 +587,7 @@ def look_of(name: str, others: Sequence[str]) -> Look:
     if name == FLOOR:
         return Look(COLOURS[name], width=1.6, dash=(0, (4, 2)), is_control=True)
     if name in CONTROLS:
-        return Look(COLOURS[name], MARKERS[name], ":" if name == "renoised" else "-", 1.2, is_control=True)
+        return Look(COLOURS[name], MARKERS[name], ":" if name == RENOISED else "-", 1.2, is_control=True)
     if name in COLOURS:
         return Look(COLOURS[name], MARKERS[name])
     i = others.index(name)
@@ -668,7 +688,7 @@ def caption_errors(rows: pd.DataFrame, looks: Mapping[str, Look], segmenter: str
     text = (
         f"Median relative error of a trial {where} against {against} (segmenter: {plain(segmenter)}), lower is better,"
         " with 95 % bootstrap intervals; errors inside or below the grey band are no larger than those of the floor,"
-        " other real tissue of the section in the same place."
+        " other real tissue of the section, measured as it stands under the same mask."
     )
     if ORIGINAL in fillers_of(rows):
         text += " The line of the original is the segmenter's own error, on undamaged tissue."
@@ -724,9 +744,11 @@ def caption_exemplars(exemplars: Sequence[Exemplar]) -> str:
     """Say what is seen in the sheet."""
     if not exemplars:
         return "No trials were kept to be shown."
+    outlined = any(len(exemplar.cells_before) for exemplar in exemplars)
     return (
-        "Trials as they look: original, mask and mended patch on the same grey scale, with the cells that the segmenter"
-        " found. Pixels inside the dashed line of the last column are synthetic."
+        "Trials as they look: original, mask and mended patch on the same grey scale"
+        + (", with the cells that the segmenter found." if outlined else ".")
+        + " Pixels inside the dashed line of the last column are synthetic."
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cytomend.errors import InputError
 from cytomend.evaluation.measurement import ORIGINAL
-from cytomend.evaluation.placement import ARTEFACT, INTACT
+from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SIZES
 from cytomend.evaluation.summary import ALL
 from cytomend.evaluation.tables import read_facts, read_table
 from cytomend.report.pages import link
@@ -72,6 +72,7 @@ class FillerLine(NamedTuple):
 class ColourLine(NamedTuple):
     """How far one filler shifts the channels, in values of the scan: each with its interval, as text."""
 
+    size: str
     kind: str
     filler: str
     trials: int
@@ -89,8 +90,9 @@ class EvaluationFigure(NamedTuple):
 
 
 class EvaluationLines(NamedTuple):
-    """A table: where its trials lie and what errors are taken against."""
+    """A table: how large its patches are, where its trials lie and what errors are taken against."""
 
+    size: str
     kind: str
     reference: str
     lines: list[FillerLine]
@@ -98,12 +100,17 @@ class EvaluationLines(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationShown:
-    """An evaluation on a page; ``folder`` is the address of its tables."""
+    """An evaluation on a page.
+
+    ``cells`` is how many cells all masks on intact tissue hold in the originals, by size of the patches; ``large`` says
+    how large a large patch is, ``folder`` is the address of the tables.
+    """
 
     facts: dict[str, Any]
     segmenter: str
     statistics: list[str]
-    cells: int
+    cells: dict[str, int]
+    large: str
     tables: list[EvaluationLines]
     colours: list[ColourLine]
     figures: list[EvaluationFigure]
@@ -124,30 +131,33 @@ class EvaluationShown:
         InputError
             If it is not whole.
         """
-        summary, classes = read_table(folder, "summary"), read_table(folder, "class_summary")
+        summary, classes, facts = read_table(folder, "summary"), read_table(folder, "class_summary"), read_facts(folder)
+        large = square_mm(facts["patches"]["patch_um"])
         segmenter = str(summary["segmenter"].iloc[0]) if len(summary) else ""
         shown = summary[(summary["bin"] == ALL) & (summary["segmenter"] == segmenter)]
         return cls(
-            facts=read_facts(folder),
+            facts=facts,
+            large=large,
             segmenter=segmenter,
             cells=_original_cells(folder, segmenter),
             statistics=[name for name in SHOWN if name in set(shown["statistic"])],
             tables=[
-                EvaluationLines(kind, reference, lines)
+                EvaluationLines(size, kind, reference, lines)
+                for size in SIZES
                 for kind, reference in ((INTACT, "original"), (ARTEFACT, "original"), (ARTEFACT, "truth"))
-                if (lines := _lines(shown, classes, kind, reference))
+                if (lines := _lines(shown[shown["size"] == size], classes[classes["size"] == size], kind, reference))
             ],
             colours=_colours(read_table(folder, "colour_summary")),
-            figures=_figures(folder, page, beside),
+            figures=_figures(folder, page, beside, large),
             folder=link(folder, page),
         )
 
 
-def _original_cells(folder: Path, segmenter: str) -> int:
-    """Return how many cells all masks on intact tissue together hold in the originals."""
+def _original_cells(folder: Path, segmenter: str) -> dict[str, int]:
+    """Return how many cells all masks on intact tissue together hold in the originals, by size of the patches."""
     rows = read_table(folder, "measurements")
-    own = (rows["filler"] == ORIGINAL) & (rows["segmenter"] == segmenter) & (rows["kind"] == INTACT)
-    return int(rows.loc[own, "cells"].sum())
+    own = rows[(rows["filler"] == ORIGINAL) & (rows["segmenter"] == segmenter) & (rows["kind"] == INTACT)]
+    return {size: int(own.loc[own["size"] == size, "cells"].sum()) for size in SIZES}
 
 
 def _lines(summary: pd.DataFrame, classes: pd.DataFrame, kind: str, reference: str) -> list[FillerLine]:
@@ -173,6 +183,7 @@ def _lines(summary: pd.DataFrame, classes: pd.DataFrame, kind: str, reference: s
 def _colours(summary: pd.DataFrame) -> list[ColourLine]:
     return [
         ColourLine(
+            str(size),
             str(kind),
             str(filler),
             int(rows["trials"].max()),
@@ -184,18 +195,33 @@ def _colours(summary: pd.DataFrame) -> list[ColourLine]:
                 for _, row in rows.iterrows()
             },
         )
-        for (kind, filler), rows in summary.groupby(["kind", "filler"], sort=False)
+        for (size, kind, filler), rows in summary.groupby(["size", "kind", "filler"], sort=False)
     ]
 
 
-def _figures(folder: Path, page: Path, beside: Path | None) -> list[EvaluationFigure]:
+def square_mm(side_um: float) -> str:
+    """Return the area of a square patch.
+
+    >>> square_mm(1000)
+    '1 mm²'
+    """
+    return f"{(side_um / 1000) ** 2:.3g} mm²"
+
+
+def _title(name: str, large: str) -> str:
+    """Return the title of a figure; those of large patches say how large."""
+    plain = name.removesuffix(f"-{LARGE}")
+    return TITLES.get(plain, plain) + (f", patches of {large}" if name != plain else "")
+
+
+def _figures(folder: Path, page: Path, beside: Path | None, large: str) -> list[EvaluationFigure]:
     place = folder / FIGURES
     try:
         captions: dict[str, str] = json.loads((place / CAPTIONS).read_text(encoding="utf-8"))
         return [
             EvaluationFigure(
                 name,
-                TITLES.get(name, name),
+                _title(name, large),
                 caption,
                 link((beside or place) / f"{name}.svg", page),
                 link(place / f"{name}.svg", page),

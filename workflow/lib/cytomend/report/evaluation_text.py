@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from cytomend.evaluation.areas import DENSITIES, SHARES
 from cytomend.evaluation.orientation import ORIENTATION_STATISTICS
-from cytomend.evaluation.sizes import DENSITIES, SHARES
 from cytomend.evaluation.summary import ALL
 
 SHOWN = (
@@ -23,50 +23,52 @@ SHOWN = (
 )
 
 
-SIZES = (*SHARES.values(), *DENSITIES.values(), "area q50", "area q90")
-"""Statistics of size that are printed; the table ``size_summary`` has more."""
+AREAS_SHOWN = (*SHARES.values(), *DENSITIES.values(), "area q50", "area q90")
+"""Statistics of cell areas that are printed; the table ``area_summary`` has more."""
 
 
 def summary_text(
     summary: pd.DataFrame,
     classes: pd.DataFrame,
     colours: pd.DataFrame | None = None,
-    sizes: pd.DataFrame | None = None,
+    areas: pd.DataFrame | None = None,
     realism: pd.DataFrame | None = None,
 ) -> str:
-    """Return the tables of an evaluation over all mask fractions.
+    """Return the tables of an evaluation over all mask fractions, of small and of large patches apart.
 
     Parameters
     ----------
-    summary, classes, colours, sizes, realism : the tables ``summary``, ``class_summary``, ``colour_summary``,
-        ``size_summary`` and ``realism_summary``
+    summary, classes, colours, areas, realism : the tables ``summary``, ``class_summary``, ``colour_summary``,
+        ``area_summary`` and ``realism_summary``
     """
     parts = []
     whole = summary[summary["bin"] == ALL]
-    for key, part in whole.groupby(["kind", "reference", "segmenter"], sort=False):
-        kind, reference, segmenter = (f"{name!s}" for name in key)
+    for key, part in whole.groupby(["size", "kind", "reference", "segmenter"], sort=False):
+        size, kind, reference, segmenter = (f"{name!s}" for name in key)
         trials = int(part["trials"].max())
-        parts.append(f"### {_heading(kind, reference)}; cells by `{segmenter}`; {trials} trials")
+        parts.append(f"### {_heading(size, kind, reference)}; cells by `{segmenter}`; {trials} trials")
         parts.append(f"Median absolute relative error of a trial, %:\n\n{error_table(part, 'median')}")
         parts.append(f"Relative error of all trials together, %:\n\n{error_table(part, 'pooled')}")
         if set(part["statistic"]) & set(ORIENTATION_STATISTICS):
             oriented = error_table(part, "pooled", ORIENTATION_STATISTICS)
             parts.append(f"The same of orientation, %:\n\n{oriented}")
-        if sizes is not None:
-            large = sizes[(sizes[["kind", "reference", "segmenter"]] == list(key)).all(axis=1)]
-            parts.append(f"The same of large cells, %:\n\n{error_table(large, 'pooled', SIZES)}")
-    for trials_of, part in classes[classes["bin"] == ALL].groupby("kind", sort=False):
-        parts.append(f"### Classes, {trials_of} trials\n\n{class_table(part)}")
-    for trials_of, part in () if colours is None else colours.groupby("kind", sort=False):
-        parts.append(f"### Colour, {trials_of} trials: mean value minus that of the original\n\n{colour_table(part)}")
-    for trials_of, part in () if realism is None else realism.groupby("kind", sort=False):
-        parts.append(f"### Realism, {trials_of} trials: windows told from the original's\n\n{realism_table(part)}")
+        if areas is not None:
+            large = areas[(areas[["size", "kind", "reference", "segmenter"]] == list(key)).all(axis=1)]
+            parts.append(f"The same of large cells, %:\n\n{error_table(large, 'pooled', AREAS_SHOWN)}")
+    for key, part in classes[classes["bin"] == ALL].groupby(["size", "kind"], sort=False):
+        parts.append(f"### Classes, {key[0]} patches, {key[1]} trials\n\n{class_table(part)}")
+    for key, part in () if colours is None else colours.groupby(["size", "kind"], sort=False):
+        said = f"### Colour, {key[0]} patches, {key[1]} trials: mean value minus that of the original"
+        parts.append(f"{said}\n\n{colour_table(part)}")
+    for key, part in () if realism is None else realism.groupby(["size", "kind"], sort=False):
+        said = f"### Realism, {key[0]} patches, {key[1]} trials: windows told from the original's"
+        parts.append(f"{said}\n\n{realism_table(part)}")
     return "\n\n".join(parts) + "\n" if parts else "No trial: the section has too little intact tissue.\n"
 
 
-def _heading(kind: str, reference: str) -> str:
+def _heading(size: str, kind: str, reference: str) -> str:
     where = {"intact": "On intact tissue", "artefact": "Under known artefacts"}.get(kind, kind)
-    return f"{where}, against " + ("known cells" if reference == "truth" else "the original")
+    return f"{where}, {size} patches, against " + ("known cells" if reference == "truth" else "the original")
 
 
 def error_table(part: pd.DataFrame, error: str, statistics: Iterable[str] = SHOWN) -> str:
@@ -74,7 +76,7 @@ def error_table(part: pd.DataFrame, error: str, statistics: Iterable[str] = SHOW
     cells = {(row["filler"], row["statistic"]): row for _, row in part.iterrows()}
     names = [name for name in statistics if name in set(part["statistic"])]
     fillers = list(dict.fromkeys(part["filler"]))
-    rows = [[filler, *(_error(cells.get((filler, name)), error) for name in names)] for filler in fillers]
+    rows = [[filler, *(error_text(cells.get((filler, name)), error) for name in names)] for filler in fillers]
     return markdown(["filler", *names], rows)
 
 
@@ -83,7 +85,7 @@ def bin_table(part: pd.DataFrame, statistic: str) -> str:
     here = part[part["statistic"] == statistic]
     cells = {(row["filler"], row["bin"]): row for _, row in here.iterrows()}
     names = list(dict.fromkeys(here["bin"]))
-    rows = [[f, *(_error(cells.get((f, name)), "median") for name in names)] for f in dict.fromkeys(here["filler"])]
+    rows = [[f, *(error_text(cells.get((f, name)), "median") for name in names)] for f in dict.fromkeys(here["filler"])]
     return markdown(["filler", *names], rows)
 
 
@@ -93,8 +95,8 @@ def class_table(part: pd.DataFrame) -> str:
         [
             str(row["filler"]),
             str(row["trials"]),
-            _share(row["flip_rate"], row["flip_low"], row["flip_high"]),
-            _share(row["top2_rate"], row["top2_low"], row["top2_high"]),
+            share_text(row["flip_rate"], row["flip_low"], row["flip_high"]),
+            share_text(row["top2_rate"], row["top2_low"], row["top2_high"]),
             f"{row['margin_change']:+.3f}",
         ]
         for _, row in part.iterrows()
@@ -108,7 +110,7 @@ def realism_table(part: pd.DataFrame) -> str:
         [
             str(row["filler"]),
             str(row["window_pairs"]),
-            _share(row["accuracy"], row["low"], row["high"]),
+            share_text(row["accuracy"], row["low"], row["high"]),
             str(row["told_by"]),
         ]
         for _, row in part.iterrows()
@@ -129,7 +131,8 @@ def colour_table(part: pd.DataFrame) -> str:
     return markdown(["filler", *channels], rows)
 
 
-def _error(row: pd.Series | None, error: str) -> str:
+def error_text(row: pd.Series | None, error: str) -> str:
+    """Return an error of a row of a summary with its interval, in %; ``error`` is ``median`` or ``pooled``."""
     if row is None or not np.isfinite(row[f"{error}_error"]):
         return "–"
     sign = "+" if error == "pooled" else ""
@@ -137,7 +140,8 @@ def _error(row: pd.Series | None, error: str) -> str:
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-def _share(value: float, low: float, high: float) -> str:
+def share_text(value: float, low: float, high: float) -> str:
+    """Return a share with its interval, in %."""
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

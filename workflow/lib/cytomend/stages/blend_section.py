@@ -16,6 +16,9 @@ of every generated pixel over the samples, in grey values, and 0 elsewhere. Its 
 | ``full_scale`` | grey values | deviation at the upper end of its colours, a third of the value range |
 | ``mean`` | grey values | over all generated pixels |
 | ``regions`` | grey values | mean over each region's pixels, by its number |
+
+Where grafts were laid, ``labels/origin`` tells drawn from copied pixels, and of these the source
+(`cytomend.grafts.record`).
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.grafts.record import COLUMNS, DRAWN, FIRST, ORIGIN, TABLE, UNITS, colours, first_rows, joined, origins
 from cytomend.heat import UNCERTAINTY, heat_colour, uncertainty_scale
 from cytomend.regions.plan import Plan
 from cytomend.storage.edition import require_planned
@@ -186,6 +190,8 @@ def blend_section(
         _describe(group, levels, label_levels, plan, stores)
         if facts.samples > 1:
             _write_uncertainty(group, plan, MendedCells(stores, facts.lattice.cell_px, "uncertainty"), grid)
+        if stores[0].attrs["fill"] == "graft":
+            _write_origin(group, plan, MendedCells(stores, facts.lattice.cell_px, "graft"), joined(stores), grid)
         log.info("section %s: %d levels, %d px mended", facts.section, len(levels), counted.pasted)
         return publish(
             work, out, {"section": facts.section, "masked_px": facts.masked_px, "levels": len(levels), "plan": identity}
@@ -271,9 +277,53 @@ def _write_uncertainty(group: zarr.Group, plan: Plan, cells: MendedCells, grid: 
         "mean": sum(found.sums.values()) / max(facts.masked_px, 1),
         "regions": {str(number): total / areas[number] for number, total in found.sums.items()},
     }
+    _list_label(group, UNCERTAINTY)
+
+
+def _list_label(group: zarr.Group, name: str) -> None:
     labels = group["labels"]
     ome: Any = labels.attrs["ome"]
-    labels.attrs["ome"] = {**ome, "labels": [*ome["labels"], UNCERTAINTY]}
+    labels.attrs["ome"] = {**ome, "labels": [*ome["labels"], name]}
+
+
+class _Origins:
+    """Gives boxes of level 0 with the label ``origin``, and counts its pixels."""
+
+    def __init__(self, plan: Plan, cells: MendedCells, table: NDArray[np.float64]) -> None:
+        self.plan, self.cells, self.rows = plan, cells, first_rows(table)
+        self.drawn_px = self.copied_px = 0
+
+    def __call__(self, box: Box) -> NDArray[np.uint32] | None:
+        if not self.cells.touch(box):
+            return None
+        labels = self.plan.mended(box)
+        numbers = np.zeros(labels.shape, dtype=np.uint32)
+        self.cells.paste(numbers, labels, box)
+        found = origins(labels, numbers, self.rows)
+        self.drawn_px += int((found == DRAWN).sum())
+        self.copied_px += int((found >= FIRST).sum())
+        return found
+
+
+def _write_origin(group: zarr.Group, plan: Plan, cells: MendedCells, table: NDArray[np.float64], grid: Grid) -> None:
+    """Write where each mended pixel came from: drawn, or copied by which graft."""
+    facts, found = plan.facts, _Origins(plan, cells, table)
+    label = group.create_group(f"labels/{ORIGIN}")
+    levels = Pyramid.create(label, None, facts.shape, np.dtype("uint32"), grid.sparse, halve_by_maximum).fill(found)
+    label.create_array(TABLE, data=table, dimension_names=("graft", "entry"))
+    label.attrs["ome"] = {
+        "version": VERSION,
+        "multiscales": [multiscales(ORIGIN, levels, facts.pixel_size_um, "maximum")],
+        "image-label": {"source": {"image": "../../"}, "colors": colours(len(table))},
+    }
+    label.attrs["cytomend"] = {
+        "what": f"0 as scanned, {DRAWN} drawn, {FIRST} + row: copied, by that row of the table {TABLE}",
+        "columns": {name: UNITS[name] for name in COLUMNS},
+        "grafts": len(table),
+        "drawn_px": found.drawn_px,
+        "copied_px": found.copied_px,
+    }
+    _list_label(group, ORIGIN)
 
 
 def _open_store(path: Path) -> zarr.Group:

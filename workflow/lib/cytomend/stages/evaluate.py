@@ -26,7 +26,7 @@ from cytomend.storage.publish import locked, manifest_of, refuse_over
 
 UNDAMAGED = {"type": "FeatureCollection", "features": []}
 LISTS = ("segmenters", "fillers", "samplers")
-NUMBERS = ("trials", "artefact_trials", "windows", "sampler_trials")
+NUMBERS = ("trials", "artefact_trials", "patch_trials", "patch_um", "windows", "sampler_trials")
 
 
 def evaluate(section: SectionSettings, sources: Sources, machine: Machine, out: Path) -> Path:
@@ -79,9 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, help="the same section before it was damaged, if that is known")
     parser.add_argument("--cells", type=Path, help="its cells (Parquet), if they are known")
     parser.add_argument("--out", type=Path, required=True, help="folder of the evaluation")
-    parser.add_argument("--trials", type=int, default=50, help="trials on intact tissue (default: 50)")
+    parser.add_argument("--trials", type=int, default=50, help="trials on small patches (default: 50)")
     parser.add_argument("--artefact-trials", type=int, help="trials on artefacts, if the truth is known (default: 8)")
-    parser.add_argument("--windows", type=int, help="windows along a patch's side (default: 2)")
+    parser.add_argument("--patch-trials", type=int, help="trials on patches as large as the paper's (default: 0)")
+    parser.add_argument("--patch-um", type=float, help="side of these patches in µm (default: 1000, which is 1 mm²)")
+    parser.add_argument("--windows", type=int, help="windows along the side of a small patch (default: 2)")
     parser.add_argument("--pixel-size-um", type=float, help="side of a pixel in µm (default: from the metadata)")
     parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
     parser.add_argument("--sampler", help="the sampler to evaluate (default: timemap)")
@@ -123,6 +125,6 @@ def main(args: argparse.Namespace) -> None:
     config = checked({"mend": precision, "evaluate": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
     evaluate(section_of(args, config), Sources(args.image, args.truth, args.cells), machine, args.out)
-    names = ("summary", "class_summary", "colour_summary", "size_summary", "realism_summary")
+    names = ("summary", "class_summary", "colour_summary", "area_summary", "realism_summary")
     print(summary_text(*(read_table(args.out, name) for name in names)))
     print(args.out)

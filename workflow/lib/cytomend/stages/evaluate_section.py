@@ -6,7 +6,8 @@ statistics say before and after. The same is done with controls in place of the 
 | filler | what |
 |---|---|
 | the section's sampler, and others | the model |
-| ``floor`` | another patch of the same tissue: how far real tissue is from real tissue |
+| ``floor`` | the same mask on another patch of the same tissue, as it stands: how far real tissue is from real tissue |
+| ``pasted tissue`` | that patch's pixels in the mask: real tissue in the wrong place, its cells cut at the outline |
 | ``renoised`` | the original with fresh noise: the segmenter's own error |
 | ``biharmonic``, ``nearest tissue``, ``local mean`` | simple fillers |
 
@@ -19,11 +20,14 @@ taken against it too, also under the artefacts themselves. Written into one fold
 | ``colours`` ``.parquet``, ``.tsv`` | of RGB sections, a row a trial, filler and channel |
 | ``summary``, ``class_summary``, ``arrangement_summary`` ``.parquet``, ``.tsv`` | errors with intervals, by bin |
 | ``windows``, ``realism_summary`` ``.parquet``, ``.tsv`` | whether a judge tells fills by features of windows |
-| ``size_summary`` ``.parquet``, ``.tsv`` | shares of large cells and quantiles of area, with intervals |
+| ``area_summary`` ``.parquet``, ``.tsv`` | shares of large cells and quantiles of their areas, with intervals |
 | ``colour_summary`` ``.parquet``, ``.tsv`` | how far fillers shift red, green and blue, with intervals |
 | ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
 | ``evaluation.json`` | settings, model with checksum, number of trials |
 | ``figures/*.svg``, ``figures/captions.json`` | the figures, and what to see in them |
+
+Small and large patches stand in the same tables, with a column that says which; summaries and figures keep them apart.
+Few trials are held at a time, and their rows are written as they come.
 """
 
 from __future__ import annotations
@@ -51,12 +55,35 @@ from cytomend.classification.classifiers import Classifier, open_classifier
 from cytomend.errors import InputError
 from cytomend.evaluation.colours import colour_rows
 from cytomend.evaluation.fillers import Filler, open_filler, renoised
-from cytomend.evaluation.measurement import KNOWN, ORIGINAL, PLACES, TRUTH, Looks, Row, Seen, classify
-from cytomend.evaluation.placement import ARTEFACT, INTACT, Placement
+from cytomend.evaluation.measurement import (
+    FLOOR,
+    KNOWN,
+    ORIGINAL,
+    PASTED,
+    PLACES,
+    RENOISED,
+    TRUTH,
+    Looks,
+    Row,
+    Seen,
+    classify,
+)
+from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SMALL, Placement
 from cytomend.evaluation.realism_table import window_rows
 from cytomend.evaluation.summary import summaries
-from cytomend.evaluation.tables import FACTS, GATHERED, table, write_tables
+from cytomend.evaluation.tables import (
+    FACTS,
+    GATHERED,
+    SUMMED,
+    TableFiles,
+    cell_areas,
+    pieces,
+    read_table,
+    table,
+    write_tables,
+)
 from cytomend.evaluation.trial_store import MendedTrial, TrialStore
+from cytomend.geometry import Box
 from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan, SectionFacts
@@ -81,11 +108,12 @@ from cytomend.storage.publish import (
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64
-"""Trials that are held at a time."""
-EXEMPLARS = 4
+CHUNK, MOST_LARGE = 64, 4
+"""Small trials that are held at a time, and large ones: a large one may take gigabytes while it is looked at."""
+EXEMPLARS = {SMALL: 4, LARGE: 2}
+MOST_EXEMPLAR_PX = 400
+"""Side up to which the picture of a trial is shown as it is; of a larger one every second or third pixel, say."""
 SURROUNDINGS_UM = 64.0
-FLOOR, RENOISED = "floor", "renoised"
 
 Grey = NDArray[np.generic]
 
@@ -114,7 +142,8 @@ class Views(NamedTuple):
     """What is read of a trial, all grey: of an RGB section its stain (`cytomend.segmentation.stain`).
 
     ``original`` undamaged, ``scan`` as it is with ``unknown`` pixels, ``other`` tissue for the floor (S, S) each, and
-    the ``surroundings`` of the original. ``pixels`` and ``other_pixels`` (C, S, S) are original and other in colour.
+    the surroundings of the original and of the other. ``pixels`` and ``other_pixels`` (C, S, S) are original and other
+    in colour.
     """
 
     original: Grey
@@ -122,6 +151,7 @@ class Views(NamedTuple):
     unknown: NDArray[np.bool_]
     other: Grey
     surroundings: Grey
+    other_surroundings: Grey
     pixels: Grey
     other_pixels: Grey
 
@@ -210,39 +240,53 @@ class Evaluation:
 
     def run(self, threads: int, work: Path) -> None:
         """Look at all trials, sum up, and write."""
-        rows: dict[str, list[Row]] = {name: [] for name in GATHERED}
         exemplars: list[Exemplar] = []
         with (
             Progress(f"section {self.facts.section}", len(self.store), "trial") as progress,
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            TableFiles(work, GATHERED) as files,
         ):
             shown = self._choose_exemplars()
-            for start in range(0, len(self.store), CHUNK):
-                chunk = self.store.read(start, start + CHUNK)
+            for chunk in self.store.batches(CHUNK, min(threads, MOST_LARGE)):
                 views = [self._read(trial.place) for trial in chunk]
-                for trial, seen, found in zip(chunk, views, pool.map(self._look, chunk, views), strict=True):
-                    for name, content in found.items():
-                        rows[name] += [{"section": self.facts.section, **row} for row in content]
-                    if trial.place.trial in shown:
-                        exemplars.append(self._exemplar(trial, seen))
+                looks = list(pool.map(self._look, chunk, views))
+                for name in GATHERED:
+                    rows = [{"section": self.facts.section, **row} for found in looks for row in found[name]]
+                    files.add(name, table(name, rows))
+                exemplars += [
+                    self._exemplar(trial, seen)
+                    for trial, seen in zip(chunk, views, strict=True)
+                    if trial.place.trial in shown
+                ]
                 progress.update(len(chunk))
-        tables = {name: table(name, content) for name, content in rows.items()}
-        tables |= summaries(tables)
-        write_tables(work, tables)
+        measured = {name: read_table(work, name) for name in SUMMED}
+        tables = summaries(measured, pieces(work, "cells"))
+        write_tables(work, tables, files.columns)
         exemplars.sort(key=lambda exemplar: exemplar.fraction)
-        draw_evaluation(work / FIGURES, tables, self.settings.segmenters[0], self.store.facts["samplers"], exemplars)
-        text = json.dumps(self._facts(), indent=1, sort_keys=True) + "\n"
-        (work / FACTS).write_text(text, encoding="utf-8")
+        segmenter, facts = self.settings.segmenters[0], self._facts()
+        draw_evaluation(
+            work / FIGURES,
+            {**measured, **tables},
+            cell_areas(work, segmenter, INTACT),
+            segmenter,
+            self.store.facts["samplers"],
+            facts["patches"]["patch_um"],
+            exemplars,
+        )
+        (work / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def _choose_exemplars(self) -> set[int]:
-        """Return some trials on intact tissue, from small masks to large ones, to be shown."""
-        chosen = []
-        for start in range(0, len(self.store), CHUNK):
-            places = (trial.place for trial in self.store.read(start, start + CHUNK))
-            chosen += [(place.fraction, place.trial) for place in places if place.kind == INTACT]
-        chosen.sort()
-        picked = np.linspace(0, len(chosen) - 1, min(EXEMPLARS, len(chosen))).round().astype(int)
-        return {chosen[i][1] for i in picked}
+        """Return some trials of each size on intact tissue, from small masks to large ones, to be shown."""
+        picked: set[int] = set()
+        for size, most in EXEMPLARS.items():
+            chosen = sorted(
+                (trial.fraction, trial.trial)
+                for trial in self.store.listed()
+                if trial.kind == INTACT and trial.size == size
+            )
+            places = np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int)
+            picked |= {chosen[i][1] for i in places}
+        return picked
 
     def _read(self, place: Placement) -> Views:
         """Read what a trial needs; files are read by one thread alone."""
@@ -253,27 +297,26 @@ class Evaluation:
             scan=self.stain.grey(self.image.read(place.view)),
             unknown=place.mask | self.plan.mask.read(place.view),
             other=self.stain.grey(other),
-            surroundings=self._surroundings(place),
+            surroundings=self._surroundings(place.view),
+            other_surroundings=self._surroundings(place.other),
             pixels=pixels,
             other_pixels=other,
         )
 
-    def _surroundings(self, place: Placement) -> Grey:
-        around = place.view.grow(round(SURROUNDINGS_UM / self.facts.pixel_size_um)).clip(self.facts.shape)
+    def _surroundings(self, view: Box) -> Grey:
+        around = view.grow(round(SURROUNDINGS_UM / self.facts.pixel_size_um)).clip(self.facts.shape)
         return self.stain.grey((self.truth or self.image).read(around))
 
     def _look(self, trial: MendedTrial, views: Views) -> dict[str, list[Row]]:
         """Return the rows of one trial, by table."""
         place, pictures = trial.place, self._pictures(trial, views)
-        looks = Looks(
-            place,
-            views.original,
-            views.surroundings,
-            self.segmenters,
-            pixel_size_um=self.facts.pixel_size_um,
-            value_range=self.facts.value_range,
-        )
-        seen = [looks.look(filler, name, picture) for name in self.segmenters for filler, picture in pictures.items()]
+        looks = self._looks(place, views.original, views.surroundings)
+        floor = self._looks(place.at_floor, views.other, views.other_surroundings)
+        seen = [
+            floor.as_it_stands(FLOOR, name, views.original) if filler == FLOOR else looks.look(filler, name, picture)
+            for name in self.segmenters
+            for filler, picture in pictures.items()
+        ]
         if self.known is not None:
             cells = _cells_in(self.known, place, self.facts.pixel_size_um)
             seen.append(looks.measured(TRUTH, KNOWN, views.original, cells, cells))
@@ -287,61 +330,82 @@ class Evaluation:
                 pixel_size_um=self.facts.pixel_size_um,
                 value_range=self.facts.value_range,
             )
-        coloured = {ORIGINAL: views.pixels, **trial.fills, FLOOR: views.other_pixels}
+        # Under the mask the floor and what is pasted are the same pixels.
+        others = dict.fromkeys((FLOOR, PASTED), views.other_pixels)
+        coloured = {ORIGINAL: views.pixels, **trial.fills, **others}
         windows: list[Row] = []
         if self.settings.realism:
-            windows = window_rows(place, pictures, views.other, views.surroundings, self.facts.pixel_size_um)
+            windows = window_rows(place, pictures, views.surroundings, self.facts.pixel_size_um)
         return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured), "windows": windows}
 
+    def _looks(self, place: Placement, picture: Grey, surroundings: Grey) -> Looks:
+        return Looks(
+            place,
+            picture,
+            surroundings,
+            self.segmenters,
+            pixel_size_um=self.facts.pixel_size_um,
+            value_range=self.facts.value_range,
+        )
+
     def _pictures(self, trial: MendedTrial, views: Views) -> dict[str, Grey]:
-        """Return the original and all that fills it, each equal to the original outside the mask."""
-        filled: dict[str, Grey] = {
-            **{name: self.stain.grey(pixels) for name, pixels in trial.fills.items()},
+        """Return the original, all that fills it, each equal to the original outside the mask, and the floor whole."""
+
+        def put_in(filled: Grey) -> Grey:
+            return np.where(trial.place.mask, filled, views.original)
+
+        pictures = {
+            ORIGINAL: views.original,
+            **{name: put_in(self.stain.grey(pixels)) for name, pixels in trial.fills.items()},
             FLOOR: views.other,
+            PASTED: put_in(views.other),
         }
         for name, filler in self.fillers.items():
             with blamed_on("filler", name):
-                filled[name] = filler(views.scan, views.unknown)
-        return {
-            ORIGINAL: views.original,
-            **{name: np.where(trial.place.mask, picture, views.original) for name, picture in filled.items()},
-            RENOISED: renoised(views.original, seed=trial.place.trial),
-        }
+                pictures[name] = put_in(filler(views.scan, views.unknown))
+        return {**pictures, RENOISED: renoised(views.original, seed=trial.place.trial)}
 
     def _exemplar(self, trial: MendedTrial, views: Views) -> Exemplar:
-        """Return a trial to be looked at, with the first segmenter's cells."""
-        place, segmenter = trial.place, next(iter(self.segmenters.values()))
-        pictures = self._pictures(trial, views)
-        name, fill = next(iter(trial.fills.items()))
-        before, after = views.original, pictures[name]
+        """Return a trial to be looked at, with the first segmenter's cells; those of a large patch are too many."""
+        place, fill = trial.place, next(iter(trial.fills.values()))
         low, high = self.facts.value_range
-        cells = [
-            segmenter.find(
+        filled = np.where(place.mask, fill, views.pixels)
+        step = -(-place.view.shape[0] // MOST_EXEMPLAR_PX)
+        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (views.pixels, filled)]
+        looks = [p[0] if len(p) == 1 else np.moveaxis(p, 0, -1) for p in (p[:, ::step, ::step] for p in shown)]
+        cells = [pd.DataFrame()] * 2 if place.size == LARGE else self._exemplar_cells(trial, fill, views)
+        return Exemplar(
+            original=looks[0],
+            mask=place.mask[::step, ::step],
+            mended=looks[1],
+            cells_before=cells[0],
+            cells_after=cells[1],
+            pixel_size_um=self.facts.pixel_size_um * step,
+            fraction=place.fraction,
+            title=f"trial {place.trial}",
+            size=place.size,
+        )
+
+    def _exemplar_cells(self, trial: MendedTrial, fill: Grey, views: Views) -> list[pd.DataFrame]:
+        """Return the first segmenter's cells before and after."""
+        after = np.where(trial.place.mask, self.stain.grey(fill), views.original)
+        return [
+            next(iter(self.segmenters.values())).find(
                 picture.copy(),
                 pixel_size_um=self.facts.pixel_size_um,
                 value_range=self.facts.value_range,
                 surroundings=views.surroundings,
             )
-            for picture in (before, after)
+            for picture in (views.original, after)
         ]
-        filled = np.where(place.mask, fill, views.pixels)
-        shown = [((p.astype(np.float64) - low) / (high - low)).clip(0, 1) for p in (views.pixels, filled)]
-        looks = [p[0] if len(p) == 1 else np.moveaxis(p, 0, -1) for p in shown]
-        return Exemplar(
-            original=looks[0],
-            mask=place.mask,
-            mended=looks[1],
-            cells_before=cells[0],
-            cells_after=cells[1],
-            pixel_size_um=self.facts.pixel_size_um,
-            fraction=place.fraction,
-            title=f"trial {place.trial}",
-        )
 
     def _facts(self) -> Row:
         stored = self.store.facts
-        counts = Counter(ARTEFACT if row[-1] else INTACT for row in self.store.places.tolist())
-        keys = ("section", "cytomend", "model", "checkpoint_sha256", "sampler", "calls", "wanted", "settings", "seed")
+        counts = Counter(trial.kind for trial in self.store.listed() if trial.size == SMALL)
+        keys = (
+            *("section", "cytomend", "model", "checkpoint_sha256", "sampler", "calls"),
+            *("wanted", "patches", "settings", "seed"),
+        )
         return {
             **{key: stored[key] for key in keys},
             "model_fillers": stored["samplers"],
@@ -356,6 +420,7 @@ def _rows(place: Placement, seen: Sequence[Seen], classes: list[Row]) -> dict[st
     trial: Row = {
         "trial": place.trial,
         "kind": place.kind,
+        "size": place.size,
         "fraction": place.fraction,
         "y0_px": place.patch.y0,
         "x0_px": place.patch.x0,

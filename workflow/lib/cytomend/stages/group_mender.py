@@ -1,4 +1,8 @@
-"""How regions are mended together: one canvas for all of them, cut apart again when it is drawn."""
+"""How regions are mended together: one canvas for all of them, cut apart again when it is drawn.
+
+Where grafts are asked for, they are laid into a region when its canvas is read (`cytomend.grafts.region`). To the
+network their kept pixels are known ones, so that it draws the joints alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +22,11 @@ from cytomend.diffusion.fill import fill
 from cytomend.diffusion.samplers import Sampler
 from cytomend.diffusion.windows import WindowDenoise
 from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.grafts.join import Joint
+from cytomend.grafts.quilt import GRAFT_COLUMNS
+from cytomend.grafts.region import Grafted, Tissue, graft_region
+from cytomend.grafts.settings import GraftSettings
 from cytomend.regions.canvas import read_canvas
 from cytomend.regions.groups import Turn
 from cytomend.regions.lattice import Layout
@@ -35,16 +45,39 @@ NAMED = 12
 """Regions that a line of the log names."""
 
 
+class Canvas(NamedTuple):
+    """What is read for a turn.
+
+    Attributes
+    ----------
+    layout : cells and windows
+    numbers : (k, 1, c, c) region numbers, 0 where a pixel is intact
+    pixels : (k, C, c, c) in the scanner's dtype, with the turn's grafts
+    graft : (k, 1, c, c), which of the region's grafts a kept pixel came from; 0 elsewhere
+    grafts : (n, 7) in the columns of `GRAFT_COLUMNS`
+    """
+
+    layout: Layout
+    numbers: NDArray[np.uint32]
+    pixels: NDArray[np.generic]
+    graft: NDArray[np.uint32]
+    grafts: NDArray[np.float64]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(k, 1, c, c), which pixels the network is given."""
+        return np.asarray((self.numbers == 0) | (self.graft > 0))
+
+
 class Group(NamedTuple):
     """Turns that are mended together, on one canvas: that of the first turn, then that of the second, and so on.
 
-    ``layouts`` and ``numbers`` (k, 1, c, c) are of each turn; ``joined``, ``image`` (K, C, c, c) in [-1, 1], ``known``
-    (K, 1, c, c) and ``samples`` (K,) are of all of them.
+    ``canvases`` are of each turn; ``joined``, ``image`` (K, C, c, c) in [-1, 1], ``known`` (K, 1, c, c) and ``samples``
+    (K,) are of all of them.
     """
 
     turns: list[Turn]
-    layouts: list[Layout]
-    numbers: list[NDArray[np.uint32]]
+    canvases: list[Canvas]
     joined: Layout
     image: NDArray[np.float32]
     known: NDArray[np.bool_]
@@ -58,7 +91,9 @@ class GroupMender:
     ----------
     image, plan : the section
     model : for the sentence that blames it
-    denoise_windows, sampler, seed, device : how to mend
+    denoise_windows, sampler, seed, device : how to draw
+    grafts : how to graft; None to draw all
+    joint : who draws what is not copied
     done : folder of finished regions
     """
 
@@ -71,43 +106,89 @@ class GroupMender:
         sampler: Sampler,
         seed: int,
         device: torch.device,
+        grafts: GraftSettings | None,
+        joint: Joint,
         done: Path,
     ) -> None:
         self.image, self.plan, self.model, self.done = image, plan, model, done
+        # What a network cannot draw is grafted, however narrow it is.
+        self.grafts = grafts if joint == "network" or grafts is None else replace(grafts, narrow_um=0.0)
+        self.joint = joint
         self.denoise_windows, self.sampler, self.seed, self.device = denoise_windows, sampler, seed, device
         self.places: dict[Any, NDArray[np.int64]] = {
             number: plan.windows.loc[rows, ["row", "column"]].to_numpy()
             for number, rows in plan.windows.groupby("region").groups.items()
         }
+        corners = plan.regions[["y0_px", "x0_px", "y1_px", "x1_px"]].to_numpy().tolist()
+        self.boxes = {int(region): Box(*corner) for region, corner in zip(plan.regions["region"], corners, strict=True)}
         self.draws: dict[int, int] = dict(
             zip(plan.regions["region"].tolist(), plan.regions["draw"].tolist(), strict=True)
         )
-        self.unfinished: dict[int, tuple[NDArray[np.generic], Spread]] = {}
+        self.unfinished: dict[int, tuple[dict[str, NDArray[Any]], Spread]] = {}
+        """Of regions with samples to come: what is kept of the first, and how far those so far differ."""
 
     def read(self, group: list[Turn]) -> Group:
-        """Read the canvas of a group; a region's samples share it."""
+        """Read the canvas of a group, and lay grafts into it; without grafts a region's samples share theirs."""
         with self._blaming(group):
-            canvases = {turn.region: self._canvas(turn.region) for turn in group}
-            layouts, numbers, images = zip(*(canvases[turn.region] for turn in group), strict=True)
+            canvases: dict[Turn, Canvas] = {}
+            for turn in group:
+                first = turn._replace(sample=0)
+                plain = canvases.get(first) if self.grafts is None else None
+                canvases[turn] = plain or self._canvas(turn)
+            mine = [canvases[turn] for turn in group]
             return Group(
                 group,
-                list(layouts),
-                list(numbers),
-                Layout.joined(layouts),
-                np.concatenate(images),
-                np.concatenate(numbers) == 0,
-                np.repeat([self._sample(turn) for turn in group], [len(layout.cells) for layout in layouts]),
+                mine,
+                Layout.joined([canvas.layout for canvas in mine]),
+                np.concatenate([to_model(canvas.pixels, self.plan.facts.value_range) for canvas in mine]),
+                np.concatenate([canvas.known for canvas in mine]),
+                np.repeat([self._sample(turn) for turn in group], [len(canvas.numbers) for canvas in mine]),
             )
 
     def _sample(self, turn: Turn) -> int:
         """Return the sample of the noise: a region that is drawn again takes those that none has taken before."""
         return turn.sample + MOST_SAMPLES * self.draws[turn.region]
 
-    def _canvas(self, region: int) -> tuple[Layout, NDArray[np.uint32], NDArray[np.float32]]:
-        facts, labels = self.plan.facts, self.plan.labels
-        layout = Layout.of(facts.lattice, self.places[region])
-        canvas = read_canvas(self.image.read, lambda box: np.asarray(labels[box.slices]), facts.shape, layout)
-        return layout, canvas.numbers, to_model(canvas.pixels, facts.value_range)
+    def _canvas(self, turn: Turn) -> Canvas:
+        facts = self.plan.facts
+        layout = Layout.of(facts.lattice, self.places[turn.region])
+        pixels, numbers = read_canvas(self.image.read, self._labels, facts.shape, layout)
+        graft, grafts = np.zeros(numbers.shape, np.uint32), np.zeros((0, len(GRAFT_COLUMNS)))
+        grafted = self._grafted(turn) if self.grafts else None
+        if grafted is None and self.joint != "network":
+            raise InputError(
+                f"region {turn.region}: the model cannot draw it, since it was trained on other scans, and there is no"
+                " intact tissue to copy; choose a model for such scans, or raise graft.search_um"
+            )
+        if grafted is not None:
+            own = numbers == turn.region
+            corners, cell_px = layout.corners_px, facts.lattice.cell_px
+            graft = np.where(own, grafted.cells(grafted.number[None], corners, cell_px), graft)
+            pixels = np.where(own, grafted.cells(grafted.blended, corners, cell_px), pixels)
+            pixels = np.where(graft > 0, grafted.cells(grafted.pixels, corners, cell_px), pixels)
+            grafts = np.array(grafted.grafts, dtype=np.float64)
+        return Canvas(layout, numbers, pixels, graft, grafts)
+
+    def _labels(self, box: Box) -> NDArray[np.uint32]:
+        return np.asarray(self.plan.labels[box.slices])
+
+    def _grafted(self, turn: Turn) -> Grafted | None:
+        """Lay grafts into a region; None where it is to be drawn."""
+        assert self.grafts is not None
+        facts, since = self.plan.facts, time.monotonic()
+        box = self.boxes[turn.region]
+        hole = self._labels(box) == turn.region
+        done = graft_region(Tissue.of(self.image, self.plan), box, hole, self.grafts, self.seed, self._sample(turn))
+        if done is not None:
+            log.info(
+                "section %s, region %d: %d grafts in %.1f s, %.0f %% of it is drawn",
+                facts.section,
+                turn.region,
+                len(done.grafts),
+                time.monotonic() - since,
+                100 * (1 - done.kept.sum() / hole.sum()),
+            )
+        return done
 
     def mend(self, group: Group) -> tuple[Group, NDArray[np.float32]]:
         """Draw the unknown pixels of a group."""
@@ -115,16 +196,7 @@ class GroupMender:
         # What is last in the log of a job that is killed.
         log.info("section %s, %s: begun", self.plan.facts.section, _named(group.turns))
         with self._blaming(group.turns):
-            mended = fill(
-                group.image,
-                group.known,
-                group.joined,
-                self.denoise_windows,
-                self.sampler,
-                self.seed,
-                self.device,
-                group.samples,
-            )
+            mended = group.image if self.joint == "blend" else self._drawn(group)
         log.info(
             "section %s, %s: %d windows in %.1f s",
             self.plan.facts.section,
@@ -134,30 +206,50 @@ class GroupMender:
         )
         return group, mended
 
+    def _drawn(self, group: Group) -> NDArray[np.float32]:
+        return fill(
+            group.image,
+            group.known,
+            group.joined,
+            self.denoise_windows,
+            self.sampler,
+            self.seed,
+            self.device,
+            group.samples,
+        )
+
     def keep(self, mended: tuple[Group, NDArray[np.float32]]) -> None:
         """Keep the regions whose last sample is there, each whole or not at all."""
         group, values = mended
-        ends = np.cumsum([len(layout.cells) for layout in group.layouts])
-        for turn, layout, numbers, drawn in zip(
-            group.turns, group.layouts, group.numbers, np.split(values, ends[:-1]), strict=True
-        ):
+        ends = np.cumsum([len(canvas.numbers) for canvas in group.canvases])
+        for turn, canvas, drawn in zip(group.turns, group.canvases, np.split(values, ends[:-1]), strict=True):
             with self._blaming([turn]):
-                self._keep_sample(turn, layout, numbers, drawn)
+                self._keep_sample(turn, canvas, drawn)
 
-    def _keep_sample(self, turn: Turn, layout: Layout, numbers: NDArray[np.uint32], drawn: NDArray[np.float32]) -> None:
+    def _keep_sample(self, turn: Turn, canvas: Canvas, drawn: NDArray[np.float32]) -> None:
         facts = self.plan.facts
         if not np.isfinite(drawn).all():
             raise InputError(f"{self.model}: region {turn.region}: the network's answer is not finite; train it again")
-        own = (numbers == turn.region).any(axis=(1, 2, 3))
+        own = (canvas.numbers == turn.region).any(axis=(1, 2, 3))
         pixels = from_model(drawn[own], facts.value_range, np.dtype(facts.dtype))
-        first, spread = self.unfinished.setdefault(turn.region, (pixels, Spread()))
+        # A copied pixel leaves as it came, also beyond the range of values that the network knows.
+        copied = (canvas.graft[own] > 0) | (self.joint == "blend")
+        pixels = np.where(copied, canvas.pixels[own], pixels)
+        kept, spread = self.unfinished.setdefault(turn.region, ({}, Spread()))
+        if not kept:
+            kept.update(
+                pixels=pixels,
+                corners=canvas.layout.corners_px[own],
+                graft=canvas.graft[own][:, 0],
+                grafts=canvas.grafts,
+            )
         spread.add(pixels)
         if spread.count < facts.samples:
             return
         del self.unfinished[turn.region]
-        arrays = {"pixels": first, "corners": layout.corners_px[own]}
+        arrays = dict(kept)
         if facts.samples > 1:
-            arrays["uncertainty"] = spread.deviation(first.dtype)
+            arrays["uncertainty"] = spread.deviation(pixels.dtype)
         write_whole(self.done / f"{turn.region}.npz", lambda path: np.savez(path, allow_pickle=False, **arrays))
 
     @contextmanager

@@ -101,9 +101,9 @@ def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
         "pixel_size_um": _pixel_size_um(args.image) if args.pixel_size_um is None else args.pixel_size_um,
     }
     given = {
-        key: getattr(args, key)
-        for key in ("model", "sampler", "steps", "seed", "grow_px")
-        if getattr(args, key) is not None
+        key: getattr(args, key, None)
+        for key in ("model", "fill", "sampler", "steps", "seed", "grow_px")
+        if getattr(args, key, None) is not None
     }
     for known in ("truth", "cells"):
         if getattr(args, known, None) is not None:
@@ -169,6 +169,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixel-size-um", type=float, help="side of a pixel in µm (default: from the image's metadata)"
     )
     parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
+    parser.add_argument(
+        "--fill",
+        choices=["graft", "draw"],
+        help="graft: copy intact tissue into wide regions and draw joints; draw: the network alone (default: graft)",
+    )
     parser.add_argument("--sampler", help="repaint, repaint-strided, timemap or langevin (default: timemap)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the sampler's)")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: 0)")

@@ -9,6 +9,8 @@ section's lattice:
 | ``uncertainty`` | (cell, y, x) | standard deviation over samples, in grey values; only with two samples or more |
 | ``corners`` | (cell, 2) | absolute (y, x) pixel of the cell's corner |
 | ``region`` | (cell,) | region number |
+| ``graft`` | (cell, y, x) | which of its region's grafts a pixel came from, counted from 1; 0 where it was drawn |
+| ``grafts`` | (graft, entry) | region, then the columns of `cytomend.grafts.quilt.GRAFT_COLUMNS` |
 
 Its attributes are the provenance: model, checkpoint hash, sampler, seed. Regions are mended in groups that share the
 network's calls, which reaches no pixel: they know nothing of each other, and noise belongs to the place. A killed job
@@ -24,9 +26,9 @@ import logging
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,12 +41,15 @@ from cytomend import __version__
 from cytomend.diary import begin_log, die_with, told
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.inference import Precision, usable_dtype
-from cytomend.diffusion.record import checkpoint_hash
+from cytomend.diffusion.record import ModelSettings, checkpoint_hash, load_settings
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
 from cytomend.diffusion.schedule import TIMES
 from cytomend.diffusion.windows import WindowDenoise, window_denoiser
 from cytomend.errors import InputError, ResourceError
 from cytomend.fingerprint import fingerprint
+from cytomend.grafts.join import Joint, joint_for
+from cytomend.grafts.quilt import GRAFT_COLUMNS
+from cytomend.grafts.settings import GRAFT, GraftSettings
 from cytomend.overlap import overlapped
 from cytomend.progress import Progress
 from cytomend.regions.groups import grouped, turns
@@ -87,6 +92,18 @@ class MendSettings:
     seed: int
     eta: float = 0.0
     precision: Precision = "bfloat16"
+    fill: Literal["graft", "draw"] = "draw"
+    graft: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def grafts(self) -> GraftSettings | None:
+        """How to graft, or None if all is drawn."""
+        return GraftSettings(**self.graft) if self.fill == "graft" else None
+
+    @property
+    def filler(self) -> str:
+        """Name of what fills, beside that of other fillers."""
+        return GRAFT if self.fill == "graft" else self.sampler
 
     def choose(self) -> Sampler:
         """Return the sampler.
@@ -200,7 +217,8 @@ def mend_shard(
                 f"{model}: was replaced while section {plan.facts.section!r} was mended with it; copy the weights of a"
                 " training that goes on to a folder of their own, and run again"
             )
-        _gather(plan, list(costs), done, work / "store", {**provenance, "plan": plan_identity(plan_folder)})
+        joined = {"joint": joint_of(plan.facts, load_settings(model))} if settings.grafts else {}
+        _gather(plan, list(costs), done, work / "store", {**provenance, **joined, "plan": plan_identity(plan_folder)})
         facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
         manifest = publish(work / "store", out, {**facts, "gpus": machine.gpus})
         shutil.rmtree(work)  # not before: a job killed while it publishes keeps its regions
@@ -289,7 +307,7 @@ def _mend_groups(
     )
     sampler = settings.choose()
     most_windows = max(*windows_of.values(), machine.group_windows(facts.window_px))
-    rehearse(ask, machine, facts, most_windows)
+    rehearse(ask, machine, facts, most_windows, record.unet.channels)
     total = sum(windows_of.values()) * facts.samples * sampler.calls
     with (
         open_image(image_path) as image,
@@ -301,12 +319,15 @@ def _mend_groups(
             progress.update(len(x))
             return answer
 
-        hands = GroupMender(image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, done)
+        joint = joint_of(facts, record)
+        hands = GroupMender(
+            image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, joint, done
+        )
         groups = grouped(turns(windows_of.items(), facts.samples), machine.group_windows(facts.window_px))
         overlapped(groups, hands.read, hands.mend, hands.keep)
 
 
-def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_windows: int) -> None:
+def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_windows: int, channels: int) -> None:
     """See on a GPU, before any region is begun, that a network call and the largest group have room in its memory.
 
     Every call has the same shape, so that what fits once fits always.
@@ -319,9 +340,9 @@ def rehearse(ask: WindowDenoise, machine: Machine, facts: SectionFacts, most_win
     if machine.device.type != "cuda":
         return
     side, gigabyte = facts.window_px, 1e9
-    held = GROUP_STATES * 4 * facts.channels * most_windows * side**2
+    held = GROUP_STATES * 4 * channels * most_windows * side**2
     try:
-        x = torch.zeros((machine.batch_windows, facts.channels, side, side), device=machine.device)
+        x = torch.zeros((machine.batch_windows, channels, side, side), device=machine.device)
         ask(x, x[:, :1])
     except torch.OutOfMemoryError as error:
         free, whole = torch.cuda.mem_get_info(machine.device)
@@ -350,10 +371,17 @@ def provenance_of(model: Path, settings: MendSettings, machine: Machine, samples
         "checkpoint_sha256": checkpoint_hash(model),
         **{f"sampler_{key}" if key != "name" else "sampler": value for key, value in asdict(sampler).items()},
         "network_calls": sampler.calls,
+        "fill": settings.fill,
+        **{f"graft_{key}": value for key, value in (asdict(settings.grafts) if settings.grafts else {}).items()},
         "seed": settings.seed,
         "samples": samples,
         "precision": str(usable_dtype(machine.device, settings.precision)).removeprefix("torch."),
     }
+
+
+def joint_of(facts: SectionFacts, record: ModelSettings) -> Joint:
+    """Return who makes the joints of a section with a model."""
+    return joint_for(facts.channels, facts.pixel_size_um, record.unet.channels, record.pixel_size_um)
 
 
 def plan_identity(plan_folder: Path) -> str:
@@ -369,35 +397,40 @@ def _hash(**made_from: object) -> str:
 def _gather(plan: Plan, regions: list[int], done: Path, store: Path, provenance: dict[str, Any]) -> None:
     """Turn the finished regions into one store, a region at a time."""
     facts = plan.facts
-    cell_px, counts = facts.lattice.cell_px, []
+    cell_px, counts, tables = facts.lattice.cell_px, [], [np.zeros((0, 1 + len(GRAFT_COLUMNS)))]
     for region in regions:
         with np.load(done / f"{region}.npz", allow_pickle=False) as arrays:
             counts.append(len(arrays["corners"]))
+            tables.append(np.insert(arrays["grafts"], 0, region, axis=1))
     total = sum(counts)
     group = zarr.open_group(store, mode="w", zarr_format=3)
-    lead = {"pixels": (facts.channels,)} | ({"uncertainty": ()} if facts.samples > 1 else {})
-    arrays = {
+    kinds = {"pixels": ((facts.channels,), facts.dtype), "graft": ((), "uint32")}
+    kinds |= {"uncertainty": ((), facts.dtype)} if facts.samples > 1 else {}
+    cells = {
         name: group.create_array(
             name,
             shape=(total, *channels, cell_px, cell_px),
             chunks=(min(CELLS_PER_CHUNK, max(total, 1)), *channels, cell_px, cell_px),
-            dtype=facts.dtype,
+            dtype=dtype,
             dimension_names=("cell", "c", "y", "x") if channels else ("cell", "y", "x"),
             overwrite=True,
         )
-        for name, channels in lead.items()
+        for name, (channels, dtype) in kinds.items()
     }
     corners, start = np.zeros((total, 2), dtype=np.int64), 0
     for region, count in zip(regions, counts, strict=True):
         with np.load(done / f"{region}.npz", allow_pickle=False) as kept:
-            for name, array in arrays.items():
+            for name, array in cells.items():
                 array[start : start + count] = kept[name]
             corners[start : start + count] = kept["corners"]
         start += count
-    group.create_array("corners", data=corners, dimension_names=("cell", "axis"), overwrite=True)
-    group.create_array(
-        "region", data=np.repeat(np.array(regions, dtype=np.int64), counts), dimension_names=("cell",), overwrite=True
-    )
+    tables_of = {
+        "corners": (corners, ("cell", "axis")),
+        "region": (np.repeat(np.array(regions, dtype=np.int64), counts), ("cell",)),
+        "grafts": (np.concatenate(tables), ("graft", "entry")),
+    }
+    for name, (values, dimensions) in tables_of.items():
+        group.create_array(name, data=values, dimension_names=dimensions, overwrite=True)
     group.attrs.update(provenance)
 
 

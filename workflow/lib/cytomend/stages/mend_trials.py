@@ -2,8 +2,9 @@
 
 Everything of an evaluation that needs the model; what is said of the pictures (`cytomend.stages.evaluate_section`) can
 then change without mending again. A trial is mended as a region of its shape would be. Where the truth is known, trials
-lie on the artefacts themselves too. Writes one store (`cytomend.evaluation.trial_store`); a killed job goes on with
-the trials that it had not finished.
+lie on the artefacts themselves too. Besides small patches, some windows wide, there can be large ones, as wide as those
+of the paper. Writes one store (`cytomend.evaluation.trial_store`); a killed job goes on with the trials that it had not
+finished. What is drawn is kept on disk as it comes: memory does not grow with the number of trials.
 """
 
 from __future__ import annotations
@@ -13,29 +14,50 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cytomend.diffusion.checkpoint import load_model
 from cytomend.diffusion.named_samplers import open_sampler
-from cytomend.diffusion.record import checkpoint_hash
+from cytomend.diffusion.record import ModelSettings, checkpoint_hash
 from cytomend.diffusion.samplers import Draws
 from cytomend.diffusion.windows import window_denoiser
 from cytomend.errors import InputError
-from cytomend.evaluation.mending import TrialMender
-from cytomend.evaluation.placement import ARTEFACT, INTACT, MARGIN_UM, Placement, place_intact, place_on_artefacts
+from cytomend.evaluation.mending import Grafting, TrialMender
+from cytomend.evaluation.placement import (
+    ARTEFACT,
+    INTACT,
+    LARGE,
+    MARGIN_UM,
+    SMALL,
+    Placement,
+    Placements,
+    next_number,
+    place_intact,
+    place_on_artefacts,
+)
 from cytomend.evaluation.trial_store import Picture, write_trials
 from cytomend.fingerprint import fingerprint
 from cytomend.geometry import Box
+from cytomend.grafts.region import Tissue
+from cytomend.grafts.settings import GraftSettings, is_graft, parse_grafts
 from cytomend.plugins import blamed_on
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan
-from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments, plan_identity, provenance_of
+from cytomend.stages.mend_shard import (
+    Machine,
+    MendSettings,
+    add_machine_arguments,
+    joint_of,
+    plan_identity,
+    provenance_of,
+)
 from cytomend.storage.edition import require_planned
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.publish import (
@@ -54,7 +76,10 @@ from cytomend.storage.publish import (
 log = logging.getLogger(__name__)
 
 CHUNK = 32
-"""Trials that are mended together, and lost when interrupted."""
+"""Small trials that are mended together, and lost when interrupted. A large one is mended alone."""
+
+Places = Mapping[str, Sequence[Placement]]
+"""Trials by the size of their patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +93,8 @@ class TrialSettings:
     sampler_trials: int
     seed: int
     offset: float = 0.5
+    patch_trials: int = 0
+    patch_um: float = 1000.0
 
 
 def mend_trials(
@@ -103,14 +130,15 @@ def mend_trials(
             return manifest_of(out)
         keep_only(work, made_from)
         places = place_trials(image, plan, settings)
-        samplers: dict[str, Draws] = {mend.sampler: mend.choose()}
-        samplers |= {name: open_sampler(name) for name in settings.samplers if name != mend.sampler}
+        samplers: dict[str, Draws] = {mend.filler: mend.choose()}
+        samplers |= {name: _sampler(name, mend) for name in settings.samplers if name != mend.filler}
         calls = {name: sampler.calls for name, sampler in samplers.items()}
-        log.info("section %s: %d trials, network calls %s", plan.facts.section, len(places), calls)
+        counts = {size: len(of_size) for size, of_size in places.items()}
+        log.info("section %s: trials %s, network calls %s", plan.facts.section, counts, calls)
         menders = _menders(plan, image, model, mend, samplers, machine)
         shared = _shared(places, settings.sampler_trials)
         fills = {
-            name: _mend(mender, places if name == mend.sampler else shared, work / "parts" / str(i), name)
+            name: _mend(mender, places if name == mend.filler else shared, work / "parts" / str(i), name)
             for i, (name, mender) in enumerate(menders.items())
         }
         if checkpoint_hash(model) != provenance["checkpoint_sha256"]:
@@ -121,6 +149,11 @@ def mend_trials(
             "section": plan.facts.section,
             "calls": calls,
             "wanted": settings.trials,
+            "patches": {
+                "trials": counts[LARGE],
+                "wanted": settings.patch_trials,
+                "patch_um": settings.patch_um,
+            },
             "settings": asdict(settings),
             "plan": plan_identity(plan_folder),
         }
@@ -128,40 +161,68 @@ def mend_trials(
         manifest = publish(
             work / "store",
             out,
-            {"section": plan.facts.section, "trials": len(places), "made_from": made_from, "gpus": machine.gpus},
+            {
+                "section": plan.facts.section,
+                "trials": sum(counts.values()),
+                "made_from": made_from,
+                "gpus": machine.gpus,
+            },
         )
         shutil.rmtree(work)
         return manifest
 
 
-def place_trials(image: SectionImage, plan: Plan, settings: TrialSettings) -> list[Placement]:
-    """Return where trials lie: on intact tissue, and on artefacts if that is asked for."""
+def place_trials(image: SectionImage, plan: Plan, settings: TrialSettings) -> Places:
+    """Return where trials lie: small ones on intact tissue, and on artefacts if that is asked for, and large ones."""
     facts = plan.facts
-    size = {
+    small: _Size = {
         "patch_px": facts.window_px + (settings.windows - 1) * facts.stride_px,
         "margin_px": round(MARGIN_UM / facts.pixel_size_um),
         "seed": settings.seed,
     }
-    intact = place_intact(
+    large: _Size = {**small, "patch_px": round(settings.patch_um / facts.pixel_size_um)}
+    intact = list(_place(image, plan, settings.trials, settings.offset, small, SMALL, 0))
+    corners = plan.regions[["y0_px", "x0_px", "y1_px", "x1_px"]].to_numpy().tolist()
+    boxes = [Box(*map(int, corner)) for corner in corners]
+    known = place_on_artefacts(boxes, plan.mask, intact, count=settings.artefact_trials, **small)
+    first = next_number([*intact, *known])
+    return {
+        SMALL: [*intact, *known],
+        LARGE: _place(image, plan, settings.patch_trials, settings.offset, large, LARGE, first),
+    }
+
+
+class _Size(TypedDict):
+    patch_px: int
+    margin_px: int
+    seed: int
+
+
+def _place(
+    image: SectionImage, plan: Plan, count: int, offset: float, side: _Size, size: str, first: int
+) -> Placements:
+    """Return trials of one size on intact tissue, and say so if there is room for fewer than are wanted."""
+    facts = plan.facts
+    placed = place_intact(
         image,
         plan.not_intact(),
         facts.value_range,
-        count=settings.trials,
+        count=count,
         name=facts.section,
-        offset=settings.offset,
-        **size,
+        offset=offset,
+        size=size,
+        first=first,
+        **side,
     )
-    if len(intact) < settings.trials:
+    if len(placed) < count:
         log.warning(
             "section %s: intact tissue for %d of %d trials of %d px",
             facts.section,
-            len(intact),
-            settings.trials,
-            size["patch_px"],
+            len(placed),
+            count,
+            side["patch_px"],
         )
-    corners = plan.regions[["y0_px", "x0_px", "y1_px", "x1_px"]].to_numpy().tolist()
-    boxes = [Box(*map(int, corner)) for corner in corners]
-    return intact + place_on_artefacts(boxes, plan.mask, intact, count=settings.artefact_trials, **size)
+    return placed
 
 
 def _menders(
@@ -187,29 +248,80 @@ def _menders(
             mend.seed,
             machine.device,
             machine.group_windows(facts.window_px),
+            _grafting(name, mend, image, plan, record),
         )
         for name, sampler in samplers.items()
     }
 
 
-def _shared(places: Sequence[Placement], count: int) -> list[Placement]:
-    """Return the trials that further samplers fill too: the first of each kind, whose mask fractions are random."""
-    return [place for kind in (INTACT, ARTEFACT) for place in [p for p in places if p.kind == kind][:count]]
+def _sampler(name: str, mend: MendSettings) -> Draws:
+    """Return the sampler of a filler: grafts are joined by the section's own."""
+    return mend.choose() if is_graft(name) else open_sampler(name)
 
 
-def _mend(mender: TrialMender, places: Sequence[Placement], parts: Path, name: str) -> dict[int, Picture]:
-    """Return what a sampler draws, by the trial's number; chunks that an earlier run has drawn are read."""
-    fills: dict[int, Picture] = {}
-    with Progress(name, len(places), "trial") as progress:
-        for start in range(0, len(places), CHUNK):
-            chunk, part = places[start : start + CHUNK], parts / f"{start:06d}.npz"
+def _grafting(name: str, mend: MendSettings, image: SectionImage, plan: Plan, record: ModelSettings) -> Grafting | None:
+    """Return how a filler grafts, or None if it draws all."""
+    if not is_graft(name):
+        return None
+    settings = parse_grafts(name, GraftSettings(**mend.graft))
+    return Grafting(settings, Tissue.of(image, plan), joint_of(plan.facts, record))
+
+
+def _shared(places: Places, count: int) -> Places:
+    """Return the trials that further samplers fill too: the first of each size and kind; their fractions are random."""
+    small = [place for kind in (INTACT, ARTEFACT) for place in [p for p in places[SMALL] if p.kind == kind][:count]]
+    return {SMALL: small, LARGE: places[LARGE][:count]}
+
+
+def _chunks(places: Places) -> Iterator[tuple[int, Sequence[Placement]]]:
+    """Yield trials that are mended together, with the number of those before them."""
+    before = 0
+    for size, of_size in places.items():
+        step = 1 if size == LARGE else CHUNK
+        for start in range(0, len(of_size), step):
+            yield before + start, of_size[start : start + step]
+        before += len(of_size)
+
+
+class KeptFills(Mapping[int, Picture]):
+    """What a sampler has drawn, by the trial's number: kept in files, each of some trials, and read one by one."""
+
+    def __init__(self) -> None:
+        self.parts: dict[int, Path] = {}
+
+    def keep(self, part: Path) -> None:
+        """Take in the trials of a file."""
+        with np.load(part, allow_pickle=False) as kept:
+            self.parts.update(dict.fromkeys(map(int, kept.files), part))
+
+    def __getitem__(self, trial: int) -> Picture:
+        with np.load(self.parts[trial], allow_pickle=False) as kept:
+            picture: Picture = kept[str(trial)]
+        return picture
+
+    def __contains__(self, trial: object) -> bool:
+        return trial in self.parts
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def _mend(mender: TrialMender, places: Places, parts: Path, name: str) -> KeptFills:
+    """Return what a sampler draws; chunks that an earlier run has drawn are left as they are."""
+    fills = KeptFills()
+    with Progress(name, sum(map(len, places.values())), "trial") as progress:
+        for start, chunk in _chunks(places):
+            part = parts / f"{start:06d}.npz"
             if not part.exists():
+                drawn_in = list(chunk)
                 with blamed_on("sampler", name):
-                    drawn = mender(chunk)
-                arrays = {str(place.trial): picture for place, picture in zip(chunk, drawn, strict=True)}
+                    drawn = mender(drawn_in)
+                arrays = {str(place.trial): picture for place, picture in zip(drawn_in, drawn, strict=True)}
                 write_whole(part, partial(_save, arrays=arrays))
-            with np.load(part, allow_pickle=False) as kept:
-                fills |= {int(trial): kept[trial] for trial in kept.files}
+            fills.keep(part)
             progress.update(len(chunk))
     return fills
 

@@ -81,6 +81,7 @@ class PlanSettings:
     window_px: int
     model_channels: int
     samples: int = 1
+    fill: str = "draw"
     screened: bool = False
     exclude_classes: list[str] = field(default_factory=list)
     tissue_classes: list[str] = field(default_factory=lambda: list(TISSUE_CLASSES))
@@ -225,10 +226,11 @@ def _check_fit(image: SectionImage, settings: PlanSettings) -> None:
     """Refuse an image that the model cannot mend."""
     where = f"section {settings.section!r}: {image.path}"
     refuse_mended(image.path, where)
-    if image.channels != settings.model_channels:
+    if settings.fill == "draw" and image.channels != settings.model_channels:
         raise InputError(
             f"{where} has {image.channels} channels, the model was trained on {settings.model_channels}; "
-            f"choose a model for it{KNOWN.get(image.channels, '')} or train one (network.channels of the training file)"
+            f"choose a model for it{KNOWN.get(image.channels, '')}, train one (network.channels of the training file),"
+            " or let mend.fill be graft"
         )
 
 

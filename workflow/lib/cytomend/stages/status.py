@@ -83,7 +83,13 @@ class Run:
         config = read_yaml(configfile, "config")
         brain = config["brain"]
         rows = named_rows(Path(config["sections"]))
-        return cls(rows, config["evaluate"]["trials"], places, brain["gpu_hour_cost"], brain["currency"])
+        return cls(
+            rows,
+            config["evaluate"]["trials"] or config["evaluate"]["patch_trials"],
+            places,
+            brain["gpu_hour_cost"],
+            brain["currency"],
+        )
 
     def chosen(self, names: Sequence[str]) -> list[str]:
         """Return the sections of these names, by default all.

@@ -27,8 +27,8 @@ tab-separated with a header, one row a section in the order given. Columns, alwa
 | ``proved`` | | whether the verdict on the corrected section holds; empty without one |
 | ``flagged`` | | regions that look wrong |
 | ``regions_accepted``, ``regions_left``, ``regions_redrawn``, ``regions_undecided`` | | what was decided of them |
-| ``density_error``, ``density_floor`` | of 1 | median error of cell density in intact trials, and of the floor |
-| ``cell_area_error``, ``cell_area_floor`` | of 1 | the same of the cells' areas; all four empty without trials |
+| ``density_error``, ``density_floor`` | of 1 | median error of cell density in small intact trials, and of the floor |
+| ``cell_area_error``, ``cell_area_floor`` | of 1 | the same of the cells' areas; all four empty without such trials |
 | ``gpu_hours`` | h | GPU time of the finished jobs that mended regions and trials |
 | ``cpu_hours`` | h | processor time of those that had no GPU |
 | ``cost`` | ``brain.currency`` | of the GPU hours; empty without a price |
@@ -52,8 +52,20 @@ from typing import Any
 
 from cytomend.costs import Hours, section_hours
 from cytomend.errors import InputError
+from cytomend.evaluation.placement import INTACT
 from cytomend.evaluation.summary import summaries
-from cytomend.evaluation.tables import FACTS, GATHERED, joined, read_facts, read_table, total_facts, write_tables
+from cytomend.evaluation.tables import (
+    FACTS,
+    GATHERED,
+    SUMMED,
+    TableFiles,
+    cell_areas,
+    pieces,
+    read_facts,
+    read_table,
+    total_facts,
+    write_tables,
+)
 from cytomend.report.archive import write_rst_captions
 from cytomend.report.assets import Asset
 from cytomend.report.brain import Row, SectionErrors, brain_record, total
@@ -192,12 +204,23 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
     with one_writer(out) as work:
         shutil.rmtree(work)
         (work / FIGURES).mkdir(parents=True)
-        tables = {name: joined(name, [read_table(folder, name) for folder in evaluations]) for name in GATHERED}
-        tables |= summaries(tables)
-        write_tables(work, tables)
-        segmenters = list(dict.fromkeys(tables["measurements"]["segmenter"]))
+        with TableFiles(work, GATHERED) as files:
+            for name in GATHERED:
+                for piece in (piece for folder in evaluations for piece in pieces(folder, name)):
+                    files.add(name, piece)
+        measured = {name: read_table(work, name) for name in SUMMED}
+        tables = summaries(measured, pieces(work, "cells"))
+        write_tables(work, tables, files.columns)
+        segmenter = next(iter(measured["measurements"]["segmenter"]), "")
         record = total_facts(facts)
-        draw_evaluation(work / FIGURES, tables, segmenters[0] if segmenters else "", record["model_fillers"])
+        draw_evaluation(
+            work / FIGURES,
+            {**measured, **tables},
+            cell_areas(work, segmenter, INTACT),
+            segmenter,
+            record["model_fillers"],
+            record["patches"]["patch_um"],
+        )
         write_rst_captions(work / FIGURES)
         (work / FACTS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return publish(work, out, {"sections": len(evaluations)})

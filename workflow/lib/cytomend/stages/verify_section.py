@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.grafts.proof import wrong_grafts
+from cytomend.grafts.record import ORIGIN as ORIGIN_NAME
 from cytomend.heat import UNCERTAINTY as UNCERTAINTY_NAME
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan, SectionFacts
@@ -30,7 +32,19 @@ from cytomend.storage.identity import image_identity
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.ome_metadata import invalid, misplaced, unlisted_labels, validator
 from cytomend.storage.omezarr import attributes_of
-from cytomend.storage.proof import CHECKSUM, IMAGE, MENDED, PLAN, SCAN, TILE_PX, UNCERTAINTY, Findings, Layer, Proof
+from cytomend.storage.proof import (
+    CHECKSUM,
+    IMAGE,
+    MENDED,
+    ORIGIN,
+    PLAN,
+    SCAN,
+    TILE_PX,
+    UNCERTAINTY,
+    Findings,
+    Layer,
+    Proof,
+)
 from cytomend.storage.publish import (
     BOOKKEEPING,
     add_key_arguments,
@@ -47,8 +61,15 @@ from cytomend.verification import damage
 
 log = logging.getLogger(__name__)
 
-HALVE = {IMAGE: halve_by_mean, MENDED: halve_by_maximum, UNCERTAINTY: halve_by_pooling}
-TOLD = {"model": r".+", "checkpoint_sha256": r"[0-9a-f]{64}", "sampler": r".+", "seed": r"\d+", "cytomend": r".+"}
+HALVE = {IMAGE: halve_by_mean, MENDED: halve_by_maximum, UNCERTAINTY: halve_by_pooling, ORIGIN: halve_by_maximum}
+TOLD = {
+    "model": r".+",
+    "fill": r"graft|draw",
+    "checkpoint_sha256": r"[0-9a-f]{64}",
+    "sampler": r".+",
+    "seed": r"\d+",
+    "cytomend": r".+",
+}
 """What a result must tell of how it was made (law 1), each as a pattern."""
 NAMED_FILES = 5
 
@@ -83,8 +104,9 @@ def verify_section(
     wrong["plan"] = list(_wrong_files(plan_folder))
     wrong["files"] = [*_wrong_files(corrected), *_wrong_manifest(corrected, plan_folder, facts)]
     count = _level_count(corrected, facts)
-    arrays = _Arrays(corrected, facts, count)
-    wrong["metadata"] = [*invalid(corrected), *_wrong_metadata(corrected, facts, count), *arrays.wrong]
+    labels = _labels_of(corrected, facts)
+    arrays = _Arrays(corrected, facts, count, labels)
+    wrong["metadata"] = [*invalid(corrected), *_wrong_metadata(corrected, facts, count, labels), *arrays.wrong]
     wrong["provenance"] = list(_wrong_provenance(corrected, plan))
     pixels = facts.shape[0] * facts.shape[1]
     with open_image(image_path) as image, Progress(f"verify {facts.section}", pixels, "pixel") as progress:
@@ -93,6 +115,12 @@ def verify_section(
         scan = _refused(unlike[0]) if unlike else image.read
         mended = _told_of(plan_folder, plan.mended)
         found = Proof(facts.shape, scan, mended, arrays.layers, progress.update, tile_px).run()
+        if ORIGIN_NAME in labels:
+            barred = plan.not_intact().read
+            wrong["grafts"] = [
+                *_wrong_origin(found, corrected),
+                *wrong_grafts(corrected, scan, barred, mended, facts.shape),
+            ]
     wrong["untouched"] = list(_wrong_untouched(found, corrected))
     wrong["labels"] = list(_wrong_labels(found, facts, corrected))
     wrong["levels"] = [*_wrong_levels(found, corrected), *_missing_levels(arrays.layers, count, corrected)]
@@ -142,10 +170,10 @@ def _versions() -> dict[str, str]:
 class _Arrays:
     """The arrays of a result: of each pyramid those up to the first that is not as it should be, and what is wrong."""
 
-    def __init__(self, corrected: Path, facts: SectionFacts, count: int) -> None:
+    def __init__(self, corrected: Path, facts: SectionFacts, count: int, labels: list[str]) -> None:
         self.wrong: list[str] = []
         lead = (facts.channels,) if facts.channels > 1 else ()
-        names = [IMAGE, MENDED, *([UNCERTAINTY] if facts.samples > 1 else [])]
+        names = [IMAGE, *(f"labels/{label}" for label in labels)]
         self.layers = {
             name: Layer(list(self._sound(corrected, name, facts, count, lead if name == IMAGE else ())), HALVE[name])
             for name in names
@@ -154,7 +182,10 @@ class _Arrays:
     def _sound(
         self, corrected: Path, name: str, facts: SectionFacts, count: int, lead: tuple[int, ...]
     ) -> Iterator[zarr.Array[Any]]:
-        folder, dtype = corrected / ("" if name == IMAGE else name), "uint32" if name == MENDED else facts.dtype
+        folder, dtype = (
+            corrected / ("" if name == IMAGE else name),
+            "uint32" if name in {MENDED, ORIGIN} else facts.dtype,
+        )
         axes = ("c", "y", "x")[-2 - len(lead) :]
         for level, shape in enumerate(_halved(facts.shape, count)):
             try:
@@ -238,9 +269,15 @@ def _unequal(where: str, wanted: Mapping[str, Any], said: Mapping[str, Any]) -> 
             yield f"{where}: expected {name} {value}, found {said[name]}"
 
 
-def _wrong_metadata(corrected: Path, facts: SectionFacts, count: int) -> Iterator[str]:
+def _labels_of(corrected: Path, facts: SectionFacts) -> list[str]:
+    """Return the labels that the result should have."""
+    said = attributes_of(corrected).get("cytomend")
+    grafted = isinstance(said, dict) and said.get("fill") == "graft"
+    return ["mended", *([UNCERTAINTY_NAME] if facts.samples > 1 else []), *([ORIGIN_NAME] if grafted else [])]
+
+
+def _wrong_metadata(corrected: Path, facts: SectionFacts, count: int, labels: list[str]) -> Iterator[str]:
     """Yield what is wrong with versions, axes, scales and lists of labels."""
-    labels = ["mended", *([UNCERTAINTY_NAME] if facts.samples > 1 else [])]
     size = facts.pixel_size_um
     yield from misplaced(corrected, name=IMAGE, levels=count, channels=facts.channels, pixel_size_um=size)
     for label in labels:
@@ -359,7 +396,7 @@ def _wrong_labels(found: Findings, facts: SectionFacts, corrected: Path) -> Iter
 def _wrong_levels(found: Findings, corrected: Path) -> Iterator[str]:
     """Yield which levels are not made of the ones below."""
     yield from _unreadable(found, *(place for place in sorted(found.unreadable) if place[1] > 0))
-    for name in (IMAGE, MENDED, UNCERTAINTY):
+    for name in (IMAGE, MENDED, UNCERTAINTY, ORIGIN):
         if (name, 0) in found.unreadable:
             yield f"{_array_of(corrected, name, 0)}: cannot be read in places, so that no level was compared there"
     for (name, level), places in sorted(found.levels.items()):
@@ -394,6 +431,16 @@ def _wrong_uncertainty(found: Findings, facts: SectionFacts, corrected: Path) ->
     told, mean = said.get("mean") if isinstance(said, dict) else None, found.deviation_sum / max(facts.masked_px, 1)
     if not isinstance(told, int | float) or not math.isclose(told, mean, rel_tol=1e-6, abs_tol=1e-9):
         yield f"{place / 'zarr.json'}, cytomend: expected the mean of all mended pixels, {mean:.6g}, found {told}"
+
+
+def _wrong_origin(found: Findings, corrected: Path) -> Iterator[str]:
+    """Yield where the label of origins and that of mended pixels do not mark the same."""
+    yield from _unreadable(found, (ORIGIN, 0))
+    if found.misplaced.count:
+        yield (
+            f"{corrected / ORIGIN / '0'}: expected an origin of every mended pixel and of no other, found"
+            f" {found.misplaced.count:,} px, first at {found.misplaced.said()}"
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ CHECKSUM = (
     " by row. Of a tile those pixels are hashed whose label `mended` is 0: channel by channel, row by row, little"
     " endian; of a tile that has none of them, nothing (the digest of no bytes)."
 )
-IMAGE, MENDED, UNCERTAINTY = "image", "labels/mended", "labels/uncertainty"
+IMAGE, MENDED, UNCERTAINTY, ORIGIN = "image", "labels/mended", "labels/uncertainty", "labels/origin"
 SCAN, PLAN = "scan", "plan"
 
 FIRST = 5
@@ -100,6 +100,7 @@ class Findings:
     altered : pixels outside the mask that are not those of the scan
     mislabelled : pixels whose label is not the plan's number
     doubted : pixels outside the mask that have an uncertainty
+    misplaced : pixels whose origin says mended and whose label does not, or the other way round
     deviation_sum : of the uncertainty over all mended pixels, grey values
     levels : by name of a layer and level, pixels that are not made of those below
     unreadable : by name of a layer (or `SCAN`, `PLAN`) and level, sentences about tiles that cannot be decoded
@@ -112,6 +113,7 @@ class Findings:
     altered: Places = field(default_factory=Places)
     mislabelled: Places = field(default_factory=Places)
     doubted: Places = field(default_factory=Places)
+    misplaced: Places = field(default_factory=Places)
     deviation_sum: int = 0
     levels: dict[tuple[str, int], Places] = field(default_factory=dict)
     unreadable: dict[tuple[str, int], list[str]] = field(default_factory=dict)
@@ -127,7 +129,7 @@ class Proof:
     shape : (height, width) of the section
     scan : gives the pixels of a box of the scan, (C, h, w)
     mended : gives the region number of each of its pixels that the plan has mended, 0 elsewhere, (h, w)
-    layers : the result's pyramids `IMAGE`, `MENDED` and, where there is one, `UNCERTAINTY`
+    layers : the result's pyramids `IMAGE`, `MENDED` and, where there are such, `UNCERTAINTY` and `ORIGIN`
     progress : told how many pixels of level 0 were done
     tile_px : side of a tile, even
     """
@@ -218,6 +220,8 @@ class Proof:
             deviation = uncertainty.whole(box)
             self.found.doubted.add((deviation != 0) & free, box)
             self.found.deviation_sum += int(deviation.sum(dtype=np.int64))
+        if (origin := tiles.get(ORIGIN)) is not None:
+            self.found.misplaced.add((origin.whole(box) == 0) != free, box)
 
     def _compare(self, box: Box, free: NDArray[np.bool_], tile: Tile | None) -> None:
         """Compare what was not mended with the scan, and hash both."""

@@ -1,0 +1,315 @@
+"""Grafts: laws 1, 2 and 9 of what is copied, and what choosing, cutting and joining promise, on arrays alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from cytomend.errors import InputError
+from cytomend.geometry import Box
+from cytomend.grafts.context import context_map, continued
+from cytomend.grafts.cut import cut
+from cytomend.grafts.joints import joints
+from cytomend.grafts.match import Matcher, lowest, windows_within
+from cytomend.grafts.quilt import Area, block_px, places, quilt
+from cytomend.grafts.region import Tissue, graft_region, wide_part
+from cytomend.grafts.settings import GraftSettings
+
+SMALL = GraftSettings(block_um=24, step_um=16, search_um=80, joint_um=2, narrow_um=8, apart_um=30)
+
+
+def texture(shape, seed=0, channels=1):
+    """A picture with blobs of the size of cells, on a grainy ground, (C, H, W) uint8."""
+    rng = np.random.default_rng(seed)
+    rough = ndimage.gaussian_filter(rng.normal(size=(channels, *shape)), (0, 2.5, 2.5))
+    grey = 170 + 400 * np.minimum(rough, 0.05) + 6 * rng.normal(size=(channels, *shape))
+    return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+def disk(shape, centre, radius):
+    y, x = np.indices(shape)
+    return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+
+
+def area_of(pixels, hole, barred=None, corner=(0, 0)):
+    """A search area whose hole holds values that nobody may copy."""
+    damaged = hole if barred is None else hole | barred
+    y, x = corner
+    height, width = hole.shape
+    shown = np.where(hole, np.uint8(255), pixels)
+    return Area(Box(y, x, y + height, x + width), shown, hole, ~damaged, ~damaged)
+
+
+def tissue_of(pixels, damaged, barred=None, pixel_size_um=1.0):
+    """A section of which some pixels are damaged, and more may not be copied."""
+    barred = damaged if barred is None else damaged | barred
+    return Tissue(
+        lambda box: pixels[(slice(None), *box.slices)],
+        lambda box: damaged[box.slices],
+        lambda box: barred[box.slices],
+        damaged.shape,
+        pixel_size_um,
+        (0.0, 255.0),
+    )
+
+
+def assert_copies(done, pixels, forbidden, box=None):
+    """Every kept pixel equals its source, and no source pixel is forbidden."""
+    y0, x0 = (box.y0, box.x0) if box else (0, 0)
+    seen = 0
+    for graft in done.grafts:
+        here = np.s_[graft.y - y0 : graft.y - y0 + graft.side_px, graft.x - x0 : graft.x - x0 + graft.side_px]
+        there = np.s_[graft.source_y : graft.source_y + graft.side_px, graft.source_x : graft.source_x + graft.side_px]
+        own = done.number[here] == graft.number
+        copied, source = done.pixels[(slice(None), *here)], pixels[(slice(None), *there)]
+        assert np.array_equal(copied[:, own], source[:, own])
+        assert not forbidden[there][own].any()
+        seen += int(own.sum())
+    assert seen == (done.number > 0).sum()
+
+
+# --- choosing
+
+
+@given(seed=st.integers(0, 1000), radius=st.integers(14, 36), y=st.integers(40, 88), x=st.integers(40, 88))
+@settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+def test_law_9_every_copied_pixel_equals_its_intact_source(seed, radius, y, x):
+    pixels, hole = texture((128, 128), seed), disk((128, 128), (y, x), radius)
+    barred = disk((128, 128), (10, 110), 18)
+    done = quilt(area_of(pixels, hole, barred), hole, 1.0, SMALL, seed, 0)
+    assert done.grafts
+    assert (done.number[hole] > 0).all()
+    assert (done.number[~hole] == 0).all()
+    intact = ~hole & ~barred
+    assert np.array_equal(done.pixels[:, intact], pixels[:, intact])
+    assert_copies(done, pixels, hole | barred)
+
+
+def test_what_stands_in_the_hole_is_not_seen():
+    pixels, hole = texture((128, 128)), disk((128, 128), (64, 64), 25)
+    area = area_of(pixels, hole)
+    other = area._replace(pixels=np.where(hole, np.uint8(3), area.pixels))
+    assert quilt(area, hole, 1.0, SMALL, 0, 0).grafts == quilt(other, hole, 1.0, SMALL, 0, 0).grafts
+
+
+def test_seed_and_sample_choose_among_places_that_fit_alike():
+    pixels, hole = texture((160, 160)), disk((160, 160), (80, 80), 30)
+    area = area_of(pixels, hole)
+    sources = {
+        key: [(g.source_y, g.source_x) for g in quilt(area, hole, 1.0, SMALL, *key).grafts]
+        for key in ((0, 0), (0, 1), (1, 0))
+    }
+    assert sources[0, 0] != sources[0, 1]
+    assert sources[0, 0] != sources[1, 0]
+
+
+def test_no_place_is_copied_twice_or_beside_itself_while_there_is_other_tissue():
+    pixels, hole = texture((256, 256)), disk((256, 256), (128, 128), 40)
+    grafts = quilt(area_of(pixels, hole), hole, 1.0, SMALL, 0, 0).grafts
+    used = np.zeros((256, 256), int)
+    for graft in grafts:
+        used[graft.source_y : graft.source_y + graft.side_px, graft.source_x : graft.source_x + graft.side_px] += 1
+        assert max(abs(graft.source_y - graft.y), abs(graft.source_x - graft.x)) >= SMALL.apart_um - 4
+    assert (used > 1).sum() < 0.2 * (used > 0).sum()
+
+
+def test_a_planted_copy_of_what_is_there_is_found_at_its_very_pixel():
+    pixels = texture((160, 160)).astype(np.float32)
+    have = np.ones((24, 24), bool)
+    have[8:, 8:] = False
+    target = (96, 104)
+    block = pixels[:, 96:120, 104:128].copy()
+    pixels[:, 21:45, 37:61] = np.where(have, block, texture((24, 24), 9))
+    intact = np.ones((160, 160), bool)
+    intact[96:120, 104:128] = False
+    matcher = Matcher(pixels, intact, context_map(pixels[0], intact, 1.0), 24, 1.0, 0.0)
+    nothing = np.zeros_like(matcher.possible)
+    best = matcher.candidates(block, have, target, nothing)[0]
+    assert (best.y, best.x) == (21, 37)
+    assert best.cost == pytest.approx(0, abs=1e-4)
+
+
+def test_sources_follow_the_context_map():
+    """Left of the hole cells are dense, right of it sparse: grafts of each half come from their own side."""
+    dense, sparse = texture((192, 192), 1), texture((192, 192), 2)
+    sparse = np.maximum(sparse, 160)
+    pixels = np.where(np.arange(192) < 96, dense, sparse)
+    hole = disk((192, 192), (96, 96), 44)
+    done = quilt(area_of(pixels, hole), hole, 1.0, SMALL, 0, 0)
+    left = [g.source_x < 96 for g in done.grafts if g.x + 12 < 76]
+    right = [g.source_x >= 84 for g in done.grafts if g.x + 12 > 116]
+    assert np.mean(left) > 0.8
+    assert np.mean(right) > 0.8
+
+
+def test_the_context_map_continues_straight_from_rim_to_rim():
+    ramp = np.tile(np.linspace(0, 1, 31), (9, 1))
+    given = np.ones((9, 31), bool)
+    given[:, 5:26] = False
+    assert np.allclose(continued(np.where(given, ramp, -7.0)[None], given)[0], ramp)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_the_context_map_stays_between_the_least_and_the_most_that_is_given(seed):
+    rng = np.random.default_rng(seed)
+    values, known = rng.random((2, 12, 14)), rng.random((12, 14)) < 0.5
+    known[0, 0] = True
+    whole = continued(values, known)
+    for one, all_of in zip(values, whole, strict=True):
+        assert one[known].min() - 1e-9 <= all_of.min()
+        assert all_of.max() <= one[known].max() + 1e-9
+        assert np.array_equal(all_of[known], one[known])
+
+
+def test_windows_within_a_mask_are_those_that_it_holds_whole():
+    mask = np.ones((12, 10), bool)
+    mask[5, 5] = False
+    found = windows_within(mask, 3)
+    expected = [[y <= 9 and x <= 7 and not (y <= 5 < y + 3 and x <= 5 < x + 3) for x in range(10)] for y in range(12)]
+    assert np.array_equal(found, np.array(expected))
+    assert not windows_within(np.ones((3, 3), bool), 4).any()
+
+
+def test_lowest_costs_are_given_apart_and_never_infinite_ones():
+    cost = np.full((5, 5), np.inf, np.float32)
+    cost[1, 1], cost[1, 2], cost[4, 4] = 1, 2, 3
+    assert lowest(cost, 9) == [(1, 1), (4, 4)]
+
+
+# --- cutting and joining
+
+
+@given(seed=st.integers(0, 1000), depth=st.integers(4, 12))
+@settings(deadline=None, max_examples=20)
+def test_a_cut_takes_all_that_is_missing_and_nothing_from_the_core(seed, depth):
+    rng = np.random.default_rng(seed)
+    have = np.zeros((32, 32), bool)
+    have[: rng.integers(6, 20)] = True
+    have[:, : rng.integers(0, 16)] = True
+    taken = cut(rng.random((32, 32)), have, depth)
+    assert taken[~have].all()
+    core = ndimage.distance_transform_edt(have) >= min(depth, ndimage.distance_transform_edt(have).max() - 1)
+    assert not taken[core & have].any()
+
+
+def test_a_cut_runs_along_the_path_of_least_difference():
+    difference = np.full((32, 32), 100.0)
+    difference[np.arange(32) // 8 + 6, np.arange(32)] = 0.0
+    for x in range(7, 31, 8):  # joined at its steps
+        difference[x // 8 + 6 : x // 8 + 8, x] = 0.0
+    have = np.zeros((32, 32), bool)
+    have[:16] = True
+    taken = cut(difference, have, 14)
+    edges = np.abs(np.diff(taken.astype(int), axis=0)).astype(bool)
+    rows = [np.flatnonzero(edges[:, x]) for x in range(32)]
+    assert all(abs(int(row[0]) - (x // 8 + 6)) <= 1 for x, row in enumerate(rows))
+
+
+def test_joints_lie_beside_cuts_and_inside_the_outline_and_nowhere_else():
+    hole = np.zeros((30, 40), bool)
+    hole[5:25, 5:35] = True
+    number = np.where(hole, np.where(np.arange(40) < 20, 1, 2), 0).astype(np.uint32)
+    found = joints(number, hole, 3)
+    expected = np.zeros_like(hole)
+    expected[5:8, 5:35] = expected[22:25, 5:35] = expected[5:25, 5:8] = expected[5:25, 32:35] = True
+    expected[5:25, 17:23] = True
+    assert np.array_equal(found, expected)
+
+
+def test_where_nothing_could_be_copied_all_is_joint():
+    hole = disk((30, 30), (15, 15), 8)
+    assert np.array_equal(joints(np.zeros((30, 30), np.uint32), hole, 2), hole)
+
+
+# --- a region
+
+
+def test_narrow_regions_are_drawn():
+    pixels, hole = texture((128, 128)), np.zeros((128, 128), bool)
+    hole[60:67, 10:118] = True
+    box = Box(60, 10, 67, 118)
+    assert graft_region(tissue_of(pixels, hole), box, hole[box.slices], SMALL, 0, 0) is None
+
+
+def test_only_the_wide_part_of_a_region_is_grafted():
+    hole = np.zeros((128, 160), bool)
+    hole[60:66, 4:156] = True
+    hole |= disk(hole.shape, (63, 40), 20)
+    pixels, box = texture(hole.shape), Box(43, 4, 84, 156)
+    done = graft_region(tissue_of(pixels, hole), box, hole[box.slices], SMALL, 0, 0)
+    assert done is not None
+    kept = np.zeros_like(hole)
+    kept[done.box.slices] = done.kept
+    assert kept[:, 20:60].any()
+    assert not kept[:, 70:].any()
+    assert not kept[~hole].any()
+
+
+@given(width=st.integers(2, 20), length=st.integers(22, 60))
+@settings(deadline=None, max_examples=20)
+def test_the_wide_part_of_a_band_is_all_of_it_or_nothing_but_its_corners(width, length):
+    hole = np.zeros((40, 70), bool)
+    hole[10 : 10 + width, 4 : 4 + length] = True
+    wide = wide_part(hole, 10)
+    if width < 10:
+        assert not wide.any()
+    if width > 12:
+        assert wide[10 : 10 + width, 12 : length - 6].all()
+    assert not wide[~hole].any()
+
+
+def test_other_damage_glass_and_what_lies_outside_of_tissue_are_never_copied():
+    pixels, hole = texture((200, 200)), disk((200, 200), (100, 100), 30)
+    damage, outside = disk((200, 200), (40, 150), 25), np.zeros((200, 200), bool)
+    outside[:, :40] = True
+    glass = np.zeros((200, 200), bool)
+    glass[160:] = True
+    pixels = np.where(glass, np.uint8(240), pixels)
+    shown = np.where(hole | damage, np.uint8(0), pixels)
+    box = Box(70, 70, 131, 131)
+    done = graft_region(tissue_of(shown, hole | damage, outside), box, hole[box.slices], SMALL, 0, 0)
+    assert done is not None
+    assert_copies(done, shown, hole | damage | outside | glass, done.box)
+
+
+def test_the_search_goes_wider_where_too_little_nearby_is_intact():
+    pixels, hole = texture((256, 400)), disk((256, 400), (128, 60), 24)
+    damage = disk((256, 400), (128, 60), 110) & ~hole
+    box = Box(104, 36, 153, 85)
+    done = graft_region(tissue_of(pixels, hole | damage), box, hole[box.slices], SMALL, 0, 0)
+    assert done is not None
+    assert done.box.x1 > box.x1 + SMALL.search_um
+    assert_copies(done, pixels, hole | damage, done.box)
+
+
+def test_a_region_without_any_intact_tissue_to_copy_is_drawn():
+    pixels, hole = texture((64, 64)), disk((64, 64), (32, 32), 20)
+    nothing = np.ones((64, 64), bool)
+    box = Box(12, 12, 53, 53)
+    assert graft_region(tissue_of(pixels, hole, nothing), box, hole[box.slices], SMALL, 0, 0) is None
+
+
+def test_lengths_are_in_micrometres():
+    assert block_px(GraftSettings(), 1.0) == 96
+    assert block_px(GraftSettings(), 0.5) == 192
+    assert block_px(GraftSettings(), 0.25) == 384
+    assert block_px(GraftSettings(), 2.0) == 48
+
+
+def test_blocks_lie_on_a_lattice_of_the_section_and_cover_the_hole():
+    hole = disk((128, 128), (60, 70), 33)
+    area = area_of(texture((128, 128)), hole, corner=(7, 9))
+    covered = np.zeros_like(hole)
+    for y, x in places(area, hole, 16, 24):
+        assert ((y + 4 + 7) % 16, (x + 4 + 9) % 16) == (0, 0)
+        covered[y : y + 24, x : x + 24] = True
+    assert covered[hole].all()
+
+
+def test_blocks_that_do_not_overlap_are_refused():
+    with pytest.raises(InputError, match="expected a step below the block's side"):
+        GraftSettings(block_um=64, step_um=64)

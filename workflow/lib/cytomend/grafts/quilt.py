@@ -1,0 +1,256 @@
+"""A hole filled with blocks of intact tissue, from its outline inwards, one after the other.
+
+Blocks lie on a lattice of the section, and chance belongs to their place, so that a region is filled alike whatever
+else is mended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cytomend.geometry import Box
+from cytomend.grafts.context import coarsest, context_map
+from cytomend.grafts.cut import cut
+from cytomend.grafts.match import Candidate, Matcher
+from cytomend.grafts.settings import GraftSettings
+
+CHOICE = 3
+"""Among how many of the best places chance decides."""
+RELAXED = ((1.0, 0.1), (0.6, 0.5), (0.0, np.inf))
+"""What is asked of a source, and what is asked where no other is left: parts of `GraftSettings.apart_um`, and the share
+of a block that may have been copied into the region before."""
+SMOOTH_UM = 1.0
+
+Mask = NDArray[np.bool_]
+
+
+class Graft(NamedTuple):
+    """One block: its number in the region, corners (y, x) of target and source on the section, side, cost.
+
+    ``mirrored`` is 1 if the source was mirrored left to right before it was laid.
+    """
+
+    number: int
+    y: int
+    x: int
+    source_y: int
+    source_x: int
+    side_px: int
+    mirrored: int
+    cost: float
+
+
+GRAFT_COLUMNS = Graft._fields
+
+
+class Area(NamedTuple):
+    """What is read around a region.
+
+    Attributes
+    ----------
+    box : on the section
+    pixels : (C, H, W) in the scanner's dtype
+    hole : (H, W), the region's own pixels
+    intact : (H, W), neither damaged nor outside of the section's tissue
+    source : (H, W), intact pixels that may be copied
+    """
+
+    box: Box
+    pixels: NDArray[np.generic]
+    hole: Mask
+    intact: Mask
+    source: Mask
+
+
+@dataclass(slots=True)
+class Quilt:
+    """A search area with the hole filled.
+
+    ``pixels`` (C, H, W); ``blended`` the same, in which each block fades into what was there over the overlap;
+    ``number`` (H, W) uint32, which graft a pixel of the hole came from, 0 elsewhere and where nothing could be copied;
+    ``grafts`` in the order in which they were laid.
+    """
+
+    pixels: NDArray[Any]
+    blended: NDArray[Any]
+    number: NDArray[np.uint32]
+    grafts: list[Graft] = field(default_factory=list)
+
+
+def block_px(settings: GraftSettings, pixel_size_um: float) -> int:
+    """Return the side of a block: a multiple of the squares of the coarsest level that blocks are compared at."""
+    factor = coarsest(pixel_size_um)
+    return max(round(settings.block_um / pixel_size_um / factor), 2) * factor
+
+
+def quilt(area: Area, wanted: Mask, pixel_size_um: float, settings: GraftSettings, seed: int, sample: int) -> Quilt:
+    """Fill the hole of an area with grafts.
+
+    Parameters
+    ----------
+    area : see `Area`
+    wanted : (H, W), the part of the hole that is to be filled; blocks may fill more of it
+    pixel_size_um : side of a pixel
+    settings : see `GraftSettings`
+    seed, sample : of the choice among places that fit alike
+    """
+    quilter = _Quilter(area, pixel_size_um, settings, (seed, sample))
+    for y, x in places(area, wanted, settings.px(settings.step_um, pixel_size_um), quilter.side_px):
+        quilter.lay(y, x)
+    return quilter.done
+
+
+def places(area: Area, wanted: Mask, step_px: int, side_px: int) -> list[tuple[int, int]]:
+    """Return the corners of blocks in an area, (y, x): a lattice of the section, those at the outline first."""
+    ys, xs = np.nonzero(wanted)
+    if not len(ys):
+        return []
+    depth = ndimage.distance_transform_edt(np.pad(area.hole, 1))[1:-1, 1:-1]
+    rows, columns = (
+        np.arange((int(at.min()) + start) // step_px, (int(at.max()) + start) // step_px + 1) * step_px - start
+        for at, start in ((ys, area.box.y0), (xs, area.box.x0))
+    )
+    margin, found = (side_px - step_px) // 2, []
+    for y in rows.tolist():
+        for x in columns.tolist():
+            own = np.s_[max(y, 0) : y + step_px, max(x, 0) : x + step_px]
+            if wanted[own].any():
+                found.append((float(depth[own][wanted[own]].mean()), y - margin, x - margin))
+    most_y, most_x = (n - side_px for n in wanted.shape)
+    return [(min(max(y, 0), most_y), min(max(x, 0), most_x)) for _, y, x in sorted(found)]
+
+
+class _Quilter:
+    """Lays block after block."""
+
+    def __init__(self, area: Area, pixel_size_um: float, settings: GraftSettings, key: tuple[int, int]) -> None:
+        self.area, self.key = area, key
+        self.side_px = block_px(settings, pixel_size_um)
+        self.core_px = max(self.side_px - settings.px(settings.step_um, pixel_size_um) - 4, 2)
+        self.apart_px = settings.px(settings.apart_um, pixel_size_um)
+        self.fade_px = max(settings.joint_um / pixel_size_um, 1.0)
+        self.smooth_px = SMOOTH_UM / pixel_size_um
+        blanked = blank(area.pixels, area.intact)
+        context = context_map(blanked.mean(axis=0, dtype=np.float32), area.intact, pixel_size_um)
+        self.matcher = Matcher(blanked, area.source, context, self.side_px, pixel_size_um, settings.context_weight)
+        self.have = area.intact.copy()
+        self.used = np.zeros_like(self.matcher.possible, dtype=np.float32)
+        empty = np.zeros(area.hole.shape, dtype=np.uint32)
+        self.done = Quilt(blanked.copy(), blanked, empty)
+
+    def lay(self, y: int, x: int) -> None:
+        """Lay a block at this corner of the area, unless nothing is missing there or nothing fits."""
+        side = self.side_px
+        here = np.s_[y : y + side, x : x + side]
+        own, have = self.area.hole[here], self.have[here].copy()
+        chosen = self._choose(y, x) if (own & ~have).any() else None
+        if chosen is None:
+            return
+        new = self.area.pixels[:, chosen.y : chosen.y + side, chosen.x : chosen.x + side]
+        old = self.done.pixels[(slice(None), *here)]
+        taken = cut(self._difference(new, old, have), have, self.core_px)
+        take = taken & own
+        soft = self.done.blended[(slice(None), *here)]
+        levelled = at_outline(new, soft, self.area.intact[here], self.fade_px)
+        self.done.blended[(slice(None), *here)] = np.where(own, faded(levelled, soft, taken, have, self.fade_px), soft)
+        self.done.pixels[(slice(None), *here)] = np.where(take, new, old)
+        number = self.done.number[here]
+        self.done.number[here] = np.where(take, np.uint32(len(self.done.grafts) + 1), number)
+        self.have[here] |= take
+        self._note(y, x, chosen)
+
+    def _difference(self, new: NDArray[Any], old: NDArray[Any], have: Mask) -> NDArray[np.float64]:
+        squares = ((new.astype(np.float32) - old.astype(np.float32)) ** 2).mean(axis=0, dtype=np.float64)
+        return np.asarray(ndimage.gaussian_filter(np.where(have, squares, 0), self.smooth_px))
+
+    def _note(self, y: int, x: int, chosen: Candidate) -> None:
+        box, factor, side = self.area.box, self.matcher.factor, self.side_px
+        number = len(self.done.grafts) + 1
+        self.done.grafts.append(
+            Graft(number, y + box.y0, x + box.x0, chosen.y + box.y0, chosen.x + box.x0, side, 0, chosen.cost)
+        )
+        rows, columns = (slice(c // factor, -(-(c + side) // factor)) for c in (chosen.y, chosen.x))
+        self.used[rows, columns] = 1
+
+    def _choose(self, y: int, x: int) -> Candidate | None:
+        """Return one of the best places; where none is left, tissue nearby or copied before is taken too."""
+        here = np.s_[y : y + self.side_px, x : x + self.side_px]
+        block, have = self.done.pixels[(slice(None), *here)], self.have[here]
+        for near, reused in RELAXED:
+            found = self.matcher.candidates(block, have, (y, x), self._barred(y, x, near, reused))
+            if found:
+                rng = np.random.default_rng([*self.key, y + self.area.box.y0, x + self.area.box.x0])
+                return found[int(rng.integers(min(CHOICE, len(found))))]
+        return None
+
+    def _barred(self, y: int, x: int, near: float, reused: float) -> Mask:
+        """Return coarse corners that are too near to the target, or have been copied already."""
+        factor, block = self.matcher.factor, self.side_px // self.matcher.factor
+        rows, columns = np.arange(len(self.used)), np.arange(self.used[0].size)
+        reach = near * self.apart_px / factor
+        close = (np.abs(rows - y / factor) < reach)[:, None] & (np.abs(columns - x / factor) < reach)
+        sums = np.pad(self.used.cumsum(0).cumsum(1), ((1, block), (1, block)), mode="edge")
+        sums[0], sums[:, 0] = 0, 0
+        copied = sums[block:, block:] - sums[:-block, block:] - sums[block:, :-block] + sums[:-block, :-block]
+        return np.asarray(close | (copied[: len(rows), : len(columns)] > reused * block**2))
+
+
+def blank(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
+    """Return pixels (C, H, W) with the median of the intact ones at all others: nobody sees what damage looks like."""
+    if not intact.any():
+        return np.zeros_like(pixels)
+    middle = np.median(pixels[:, intact], axis=1).astype(pixels.dtype)
+    return np.where(intact, pixels, middle[:, None, None])
+
+
+def at_outline(new: NDArray[Any], old: NDArray[Any], intact: Mask, width_px: float) -> NDArray[Any]:
+    """Return a block whose grey goes over into that of intact tissue around the hole, (C, s, s).
+
+    Intact pixels must stay, so nothing fades there. But the mean difference of block and tissue, taken outside of the
+    outline, is added inside of it, and less and less with depth.
+
+    Parameters
+    ----------
+    new, old : (C, s, s)
+    intact : (s, s), tissue that stays
+    width_px : of the outline's reach
+    """
+    if not intact.any() or intact.all():
+        return new
+    sigma = (0.0, width_px, width_px)
+    share = ndimage.gaussian_filter(intact.astype(np.float64)[None], sigma)
+    differences = np.where(intact, old.astype(np.float64) - new, 0)
+    mean = ndimage.gaussian_filter(differences, sigma) / np.maximum(share, 1e-3)
+    reach = np.exp(-ndimage.distance_transform_edt(~intact) / width_px)
+    limits = np.iinfo(new.dtype)
+    return np.asarray(np.clip(np.rint(new + reach * mean), limits.min, limits.max).astype(new.dtype))
+
+
+def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_px: float) -> NDArray[Any]:
+    """Return a block that fades into what is there on either side of its cut, (C, s, s).
+
+    Both are mixed so that the variance of their grain stays: deviations from the local mean are divided by the root of
+    the summed squares of the weights (Heitz & Neyret 2018).
+
+    Parameters
+    ----------
+    new, old : (C, s, s)
+    taken : (s, s), where the block is taken
+    have : (s, s), where something is there
+    width_px : on either side of the cut
+    """
+    if not have.any():
+        return new.copy()
+    depth = ndimage.distance_transform_edt(taken) - ndimage.distance_transform_edt(~taken)
+    weight = np.where(have, np.clip(0.5 + depth / (2 * width_px), 0, 1), 1.0)
+    a, b = (np.where(have, part, new).astype(np.float64) for part in (new, old))
+    mean_a, mean_b = (ndimage.gaussian_filter(part, (0, width_px * 2, width_px * 2)) for part in (a, b))
+    mixed = weight * (a - mean_a) + (1 - weight) * (b - mean_b)
+    mixed = mixed / np.sqrt(weight**2 + (1 - weight) ** 2) + weight * mean_a + (1 - weight) * mean_b
+    limits = np.iinfo(new.dtype)
+    return np.asarray(np.clip(np.rint(mixed), limits.min, limits.max).astype(new.dtype))

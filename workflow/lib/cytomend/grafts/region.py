@@ -1,0 +1,166 @@
+"""One region with grafts laid into it: what is read around it, what is copied, and which pixels are to be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cytomend.geometry import Box
+from cytomend.grafts.context import grid_of
+from cytomend.grafts.joints import joints
+from cytomend.grafts.quilt import Area, Graft, block_px, quilt
+from cytomend.grafts.settings import GraftSettings
+from cytomend.regions.canvas import read_cells
+from cytomend.regions.plan import Plan
+from cytomend.regions.tissue import tissue_squares
+from cytomend.storage.images import SectionImage
+from cytomend.values import ValueRange
+
+WIDER = (1, 2, 4)
+"""Times `GraftSettings.search_um`: how far tissue is looked for, the nearest first."""
+CHOICE_PER_BLOCK = 16
+"""Blocks of tissue side by side that there should be to choose from, for each that is laid; with fewer the search
+goes wider."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """What grafts are cut from: a section, and which of its pixels may be copied.
+
+    Attributes
+    ----------
+    read : pixels of a box inside the section, (C, h, w) in the scanner's dtype
+    damaged : which of them are damage of any kind, (h, w)
+    barred : which of them may not be copied: damage, and what lies outside of outlined tissue
+    shape : (height, width) of the section
+    pixel_size_um, value_range : of the scan
+    """
+
+    read: Callable[[Box], NDArray[Any]]
+    damaged: Callable[[Box], Mask]
+    barred: Callable[[Box], Mask]
+    shape: tuple[int, int]
+    pixel_size_um: float
+    value_range: ValueRange
+
+    @classmethod
+    def of(cls, image: SectionImage, plan: Plan) -> Self:
+        """Return the tissue of a planned section."""
+        facts = plan.facts
+        barred = plan.not_intact()
+        return cls(image.read, plan.mask.read, barred.read, facts.shape, facts.pixel_size_um, facts.value_range)
+
+
+class Grafted(NamedTuple):
+    """A region and its surroundings after grafting.
+
+    Attributes
+    ----------
+    box : what the arrays cover, on the section
+    pixels : (C, H, W) in the scanner's dtype: the scan, with grafts in the region; not read at other damage
+    blended : the same, where neighbouring grafts fade into each other and into the tissue around the region
+    hole : (H, W), the region's own pixels
+    kept : (H, W), those that leave as they were copied; the network draws the rest
+    number : (H, W) uint32, the graft of each kept pixel, counted from 1 in the region; 0 elsewhere
+    grafts : in the order of their numbers
+    """
+
+    box: Box
+    pixels: NDArray[Any]
+    blended: NDArray[Any]
+    hole: Mask
+    kept: Mask
+    number: NDArray[np.uint32]
+    grafts: list[Graft]
+
+    def cells(self, array: NDArray[Any], corners: NDArray[np.int64], cell_px: int) -> NDArray[Any]:
+        """Return (k, C, c, c), the cells of one of the arrays, (C, H, W), mirrored beyond it."""
+
+        def read(box: Box) -> NDArray[Any]:
+            return array[(slice(None), *box.slices)]
+
+        return read_cells(read, self.box.shape, corners - (self.box.y0, self.box.x0), cell_px)
+
+
+def graft_region(
+    tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings, seed: int, sample: int
+) -> Grafted | None:
+    """Lay grafts into a region; return None if all of it is to be drawn.
+
+    That is so if it is nowhere wider than `GraftSettings.narrow_um`, or nothing around it may be copied.
+
+    Parameters
+    ----------
+    tissue : the section
+    box, hole : of the region; ``hole`` (h, w) marks its pixels in the box
+    settings : see `GraftSettings`
+    seed, sample : of the choice among sources that fit alike
+    """
+    wide = wide_part(hole, settings.narrow_um / tissue.pixel_size_um)
+    if not wide.any():
+        return None
+    area = _area(tissue, box, hole, settings)
+    if area is None:
+        return None
+    around = np.zeros(area.hole.shape, dtype=bool)
+    around[box.relative_to(area.box).slices] = wide
+    done = quilt(area, around, tissue.pixel_size_um, settings, seed, sample)
+    kept = area.hole & around & ~joints(done.number, area.hole, settings.joint_um / tissue.pixel_size_um)
+    number = np.where(kept, done.number, np.uint32(0))
+    return Grafted(area.box, done.pixels, done.blended, area.hole, kept, number, done.grafts)
+
+
+def wide_part(hole: Mask, narrow_px: float) -> Mask:
+    """Return the parts of a hole in which a disk of this diameter has room (its morphological opening)."""
+    padded = np.pad(hole, 1)
+    deep = ndimage.distance_transform_edt(padded) > narrow_px / 2
+    if not deep.any():
+        return np.zeros_like(hole)
+    return np.asarray((ndimage.distance_transform_edt(~deep) <= narrow_px / 2)[1:-1, 1:-1] & hole)
+
+
+def snapped(box: Box, grid_px: int) -> Box:
+    """Return the least box around this one whose corners lie on a grid of the section."""
+    return Box(
+        box.y0 // grid_px * grid_px,
+        box.x0 // grid_px * grid_px,
+        -(-box.y1 // grid_px) * grid_px,
+        -(-box.x1 // grid_px) * grid_px,
+    )
+
+
+def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area | None:
+    """Read what lies around a region, wider until there is something to choose from."""
+    side = block_px(settings, tissue.pixel_size_um)
+    reach_px = settings.px(settings.search_um, tissue.pixel_size_um)
+    wanted = CHOICE_PER_BLOCK * max(int(hole.sum()), side**2)
+    area = None
+    for times in WIDER:
+        around = snapped(box.grow(reach_px * times), grid_of(tissue.pixel_size_um)).clip(tissue.shape)
+        if area is not None and around == area.box:
+            break
+        area = _read(tissue, around, box, hole)
+        if area.source.sum() >= wanted:
+            break
+    assert area is not None
+    return area if area.source.sum() >= side**2 and min(area.box.shape) >= side else None
+
+
+def _read(tissue: Tissue, around: Box, box: Box, hole: Mask) -> Area:
+    pixels, damaged = tissue.read(around), tissue.damaged(around)
+    own = np.zeros(around.shape, dtype=bool)
+    own[box.relative_to(around).slices] = hole
+    shows, side = tissue_squares(pixels, tissue.value_range)
+    source = ~tissue.barred(around) & ~own
+    blank = np.zeros(around.shape, dtype=bool)
+    squares = np.repeat(np.repeat(~shows, side, axis=0), side, axis=1)
+    blank[: squares.shape[0], : squares.shape[1]] = squares
+    # A square that damage reaches into says nothing of glass.
+    return Area(around, pixels, own, ~damaged & ~own, source & ~blank)
