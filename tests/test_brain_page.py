@@ -99,7 +99,7 @@ class Brain:
 def evaluated(folder, section, error, floor):
     """What an evaluation says of the density of cells, and much that the table does not show."""
     folder.mkdir()
-    (folder / "evaluation.json").write_text(json.dumps({"section": section, "sampler": "timemap"}))
+    (folder / "evaluation.json").write_text(json.dumps({"section": section, "filler": "timemap"}))
     key = {
         "size": "small",
         "kind": "intact",

@@ -293,6 +293,16 @@ def test_a_region_without_any_intact_tissue_to_copy_is_drawn():
     assert graft_region(tissue_of(pixels, hole, nothing), box, hole[box.slices], SMALL, 0, 0) is None
 
 
+def test_blocks_are_smaller_where_larger_ones_have_no_room():
+    pixels, hole = texture((64, 120)), disk((64, 120), (32, 60), 24)
+    big = GraftSettings(block_um=48, step_um=32, search_um=200, joint_um=2, narrow_um=8, apart_um=30)
+    box = Box(8, 36, 57, 85)
+    done = graft_region(tissue_of(pixels, hole), box, hole[box.slices], big, 0, 0)
+    assert done is not None
+    assert {graft.side_px for graft in done.grafts} == {24}
+    assert_copies(done, pixels, hole, done.box)
+
+
 def test_lengths_are_in_micrometres():
     assert block_px(GraftSettings(), 1.0) == 96
     assert block_px(GraftSettings(), 0.5) == 192

@@ -543,10 +543,10 @@ def test_too_little_memory_of_a_gpu_is_named_before_any_region_is_begun(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
     machine = replace(cpu(), device=torch.device("cuda"))
     if sentence is None:
-        mending.rehearse(ask, machine, facts, most_windows=40_000)
+        mending.rehearse(ask, machine, facts, most_windows=40_000, channels=1)
     else:
         with pytest.raises(ResourceError, match=sentence):
-            mending.rehearse(ask, machine, facts, most_windows=40_000)
+            mending.rehearse(ask, machine, facts, most_windows=40_000, channels=1)
 
 
 def test_an_interrupt_ends_a_shard_and_keeps_what_is_finished(many, tiny_model, tmp_path, monkeypatch):
@@ -799,7 +799,13 @@ def test_an_unknown_model_is_refused(refused):
 
 
 def test_a_model_of_another_pixel_size_is_refused(refused):
-    assert "pixel_size_um is 3" in refused(pixel_size_um=3)
+    assert "pixel_size_um is 3" in refused(pixel_size_um=3, fill="draw")
+
+
+def test_a_model_of_other_channels_does_where_all_can_be_copied(refused, tiny_model, tmp_path):
+    out = tmp_path / "grafted.ome.zarr"
+    assert main(mend_command(refused.section, tiny_model(3), out)) == 0
+    assert dict(zarr.open_group(out, mode="r").attrs)["cytomend"]["joint"] == "blend"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
@@ -808,7 +814,7 @@ def test_a_pixel_size_that_is_none_is_refused(refused, value):
 
 
 def test_a_model_of_other_channels_is_refused(refused, tiny_model):
-    assert "has 1 channels, the model was trained on 3" in refused(model=tiny_model(3))
+    assert "has 1 channels, the model was trained on 3" in refused(model=tiny_model(3), fill="draw")
 
 
 @pytest.mark.parametrize(("option", "value"), [("sampler", "ddim"), ("steps", 300), ("seed", -1), ("grow_px", 9999)])

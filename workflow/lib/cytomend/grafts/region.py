@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.geometry import Box
-from cytomend.grafts.context import grid_of
+from cytomend.grafts.context import coarsest, grid_of
 from cytomend.grafts.joints import joints
+from cytomend.grafts.match import whole_squares, windows_within
 from cytomend.grafts.quilt import Area, Graft, block_px, quilt
 from cytomend.grafts.settings import GraftSettings
 from cytomend.regions.canvas import read_cells
@@ -23,6 +24,8 @@ from cytomend.values import ValueRange
 
 WIDER = (1, 2, 4)
 """Times `GraftSettings.search_um`: how far tissue is looked for, the nearest first."""
+SMALLER = (1.0, 0.5, 0.25)
+"""Parts of the settings' blocks that are tried where larger ones have no room in what is intact."""
 CHOICE_PER_BLOCK = 16
 """Blocks of tissue side by side that there should be to choose from, for each that is laid; with fewer the search
 goes wider."""
@@ -107,11 +110,15 @@ def graft_region(
     if not wide.any():
         return None
     area = _area(tissue, box, hole, settings)
-    if area is None:
-        return None
     around = np.zeros(area.hole.shape, dtype=bool)
     around[box.relative_to(area.box).slices] = wide
-    done = quilt(area, around, tissue.pixel_size_um, settings, seed, sample)
+    for part in SMALLER:
+        blocks = replace(settings, block_um=settings.block_um * part, step_um=settings.step_um * part)
+        if has_room(area, block_px(blocks, tissue.pixel_size_um), tissue.pixel_size_um):
+            break
+    else:
+        return None
+    done = quilt(area, around, tissue.pixel_size_um, blocks, seed, sample)
     kept = area.hole & around & ~joints(done.number, area.hole, settings.joint_um / tissue.pixel_size_um)
     number = np.where(kept, done.number, np.uint32(0))
     return Grafted(area.box, done.pixels, done.blended, area.hole, kept, number, done.grafts)
@@ -136,7 +143,14 @@ def snapped(box: Box, grid_px: int) -> Box:
     )
 
 
-def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area | None:
+def has_room(area: Area, side_px: int, pixel_size_um: float) -> bool:
+    """Whether some block of this side lies wholly on tissue that may be copied, at the level where it is looked for."""
+    factor = coarsest(pixel_size_um)
+    squares = whole_squares(area.source, factor)
+    return min(area.box.shape) >= side_px and bool(windows_within(squares, side_px // factor).any())
+
+
+def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area:
     """Read what lies around a region, wider until there is something to choose from."""
     side = block_px(settings, tissue.pixel_size_um)
     reach_px = settings.px(settings.search_um, tissue.pixel_size_um)
@@ -150,7 +164,7 @@ def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area
         if area.source.sum() >= wanted:
             break
     assert area is not None
-    return area if area.source.sum() >= side**2 and min(area.box.shape) >= side else None
+    return area
 
 
 def _read(tissue: Tissue, around: Box, box: Box, hole: Mask) -> Area:

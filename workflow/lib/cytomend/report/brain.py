@@ -51,7 +51,7 @@ class SectionErrors(NamedTuple):
         of_all = (summary["bin"] == ALL) & intact & (summary["reference"] == "original")
         told = summary[of_all & (summary["segmenter"] == summary["segmenter"].iloc[0])]
         medians = dict(zip(zip(told["filler"], told["statistic"], strict=True), told["median_error"], strict=True))
-        fillers = {"error": str(read_facts(evaluation)["sampler"]), "floor": FLOOR}
+        fillers = {"error": str(read_facts(evaluation)["filler"]), "floor": FLOOR}
         return cls(
             **{
                 f"{short}_{kind}": _finite(medians.get((filler, statistic)))

@@ -86,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, help="windows along the side of a small patch (default: 2)")
     parser.add_argument("--pixel-size-um", type=float, help="side of a pixel in µm (default: from the metadata)")
     parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
+    parser.add_argument("--fill", choices=["graft", "draw"], help="how to fill what is evaluated (default: graft)")
     parser.add_argument("--sampler", help="the sampler to evaluate (default: timemap)")
     parser.add_argument("--steps", type=int, help="its steps")
     parser.add_argument("--seed", type=int, help="seed of the noise and of the masks (default: 0)")

@@ -403,7 +403,7 @@ class Evaluation:
         stored = self.store.facts
         counts = Counter(trial.kind for trial in self.store.listed() if trial.size == SMALL)
         keys = (
-            *("section", "cytomend", "model", "checkpoint_sha256", "sampler", "calls"),
+            *("section", "cytomend", "model", "checkpoint_sha256", "filler", "sampler", "calls"),
             *("wanted", "patches", "settings", "seed"),
         )
         return {

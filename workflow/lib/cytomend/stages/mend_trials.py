@@ -147,6 +147,7 @@ def mend_trials(
         facts = {
             **provenance,
             "section": plan.facts.section,
+            "filler": mend.filler,
             "calls": calls,
             "wanted": settings.trials,
             "patches": {
