@@ -97,10 +97,11 @@ def report(out: Path) -> str:
     brain = out / "brain"
     summarise_evaluations(folders, brain)
     summary, classes, facts = read_table(brain, "summary"), read_table(brain, "class_summary"), read_facts(brain)
+    areas = read_table(brain, "area_summary")
     parts = [
         f"{facts['sections']} phantom sections of {SIDE_PX} x {SIDE_PX} px from seed {FIRST_SEED};"
         f" {', '.join(facts['ways'])}; {facts['trials']} trials.",
-        summary_text(summary, classes),
+        summary_text(summary, classes, areas=areas),
     ]
     first = summary["segmenter"].iloc[0]
     mine = summary[

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.fft
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -40,6 +38,7 @@ from tqdm import tqdm
 
 from cytomend.diffusion.samplers import SAMPLERS
 from cytomend.errors import InputError
+from cytomend.evaluation.copying import Correlator, unposed
 from cytomend.evaluation.trials import spread_boxes
 from cytomend.geometry import Box
 from cytomend.places import model_file
@@ -60,60 +59,15 @@ class Match:
     patch: Float
 
 
-class Tissue:
-    """Training tissue that can be searched: its spectrum, and the local deviation of squares of one size."""
-
-    def __init__(self, image: Float, side_px: int) -> None:
-        self.image, self.side = image, side_px
-        self.shape = tuple(scipy.fft.next_fast_len(n, real=True) for n in image.shape)
-        self.spectrum = scipy.fft.rfft2(image - image.mean(), self.shape)
-        total, square = (box_sums((image - image.mean()).astype(np.float64) ** k, side_px) for k in (1, 2))
-        self.deviation = np.sqrt(np.maximum(square - total**2 / side_px**2, 1e-6))  # (h - side + 1, w - side + 1)
-
-    def nearest(self, query: Float, own: tuple[int, int] | None = None) -> Match:
-        """Return the best match of a square; ``own`` is its corner if it was cut here: what meets it is left out."""
-        best = Match(-np.inf, query)
-        for pose, posed in enumerate(poses(query)):
-            correlation = self.correlate(posed)
-            if own is not None:
-                around = Box(*own, *own).grow(self.side - 1)
-                correlation[max(around.y0, 0) : around.y1 + 1, max(around.x0, 0) : around.x1 + 1] = -1
-            y, x = np.unravel_index(correlation.argmax(), correlation.shape)
-            if correlation[y, x] > best.correlation:
-                found = self.image[y : y + self.side, x : x + self.side]
-                best = Match(float(correlation[y, x]), unposed(found, pose))
-        return best
-
-    def correlate(self, query: Float) -> Float:
-        """Return the correlation of a square with the tissue at every place."""
-        centred = query - query.mean()
-        spectrum = self.spectrum * scipy.fft.rfft2(centred, self.shape).conj()
-        height, width = self.deviation.shape
-        products = scipy.fft.irfft2(spectrum, self.shape)[:height, :width]
-        return np.asarray(products / (self.deviation * max(float(np.linalg.norm(centred)), 1e-6)), dtype=np.float32)
-
-
-def box_sums(values: NDArray[np.float64], side_px: int) -> NDArray[np.float64]:
-    """Return the sum over every square of a side."""
-    table = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    return np.asarray(
-        table[side_px:, side_px:]
-        - table[:-side_px, side_px:]
-        - table[side_px:, :-side_px]
-        + table[:-side_px, :-side_px]
-    )
-
-
-def poses(square: Float) -> Iterator[Float]:
-    """Yield the eight poses of a square: four turns, each plain and mirrored."""
-    for pose in range(8):
-        turned = np.rot90(square, pose % 4)
-        yield turned[:, ::-1] if pose >= 4 else turned
-
-
-def unposed(square: Float, pose: int) -> Float:
-    """Return a square found for a pose as the query's own pose would show it."""
-    return np.rot90(square[:, ::-1] if pose >= 4 else square, -(pose % 4))
+def nearest(tissue: Correlator, query: Float, own: tuple[int, int] | None = None) -> Match:
+    """Return the best match of a square; ``own`` is its corner if it was cut there: what meets it is left out."""
+    barred = np.zeros(tissue.deviation.shape, dtype=bool)
+    if own is not None:
+        around = Box(*own, *own).grow(tissue.side - 1)
+        barred[max(around.y0, 0) : around.y1 + 1, max(around.x0, 0) : around.x1 + 1] = True
+    source = tissue.nearest(query, barred)
+    found = tissue.image[source.y : source.y + tissue.side, source.x : source.x + tissue.side]
+    return Match(source.correlation, unposed(found, source.pose))
 
 
 def read_box(path: Path, box: list[int] | None) -> Float:
@@ -157,7 +111,7 @@ def queries(args: argparse.Namespace, training: Float, held_out: Float, side_px:
 
 def search(squares: dict[str, Float], training: Float, side_px: int, seed: int) -> dict[str, list[Match]]:
     """Return the nearest training patch of every query, by kind, for the middles of a side."""
-    tissue = Tissue(training, side_px)
+    tissue = Correlator(training, side_px)
     whole_px = squares["training"].shape[-1]
     shift = (whole_px - side_px) // 2
     _, corners = cut(training, whole_px, len(squares["training"]), seed)
@@ -167,7 +121,7 @@ def search(squares: dict[str, Float], training: Float, side_px: int, seed: int) 
         places = own if kind == "training" else [None] * len(images)
         pairs = zip(middle(images, side_px), places, strict=True)
         bar = tqdm(pairs, total=len(images), desc=f"{kind}, {side_px} px", disable=None)
-        found[kind] = [tissue.nearest(query, place) for query, place in bar]
+        found[kind] = [nearest(tissue, query, place) for query, place in bar]
     return found
 
 

@@ -8,8 +8,9 @@ it. Every sampler named fills all trials, as do the simple fillers; floor, paste
 always there. A run goes on where it was stopped: a section that is finished is left as it is, and of an unfinished one
 the trials that are drawn. Several processes share the sections by ``--part 0/2``, ``--part 1/2``, and so on.
 
-Printed, and written to ``report.md``: pooled errors with intervals, medians of absolute errors, flips. A mask holds
-hundreds of cells, so that the medians can be read beside the paper's 8 %. All tables and figures lie in ``brain/``.
+Printed, and written to ``report.md``: pooled errors with intervals, medians of absolute errors, orientation, large
+cells, flips. A mask holds hundreds of cells, so that the medians can be read beside the paper's 8 %. All tables and
+figures lie in ``brain/``.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Any
 import pandas as pd
 
 from cytomend.errors import InputError
+from cytomend.evaluation.areas import DENSITIES, SHARES
 from cytomend.evaluation.measurement import ORIGINAL, TRUTH
+from cytomend.evaluation.orientation import ORIENTATION_STATISTICS
 from cytomend.evaluation.placement import LARGE, MARGIN_UM
 from cytomend.evaluation.summary import ALL
 from cytomend.evaluation.tables import read_facts, read_table
 from cytomend.report.evaluation_shown import square_mm
-from cytomend.report.evaluation_text import error_text, markdown, share_text
+from cytomend.report.evaluation_text import error_table, error_text, markdown, share_text
 from cytomend.settings import checked
 from cytomend.sheet import SectionSettings, settings_of
 from cytomend.stages.evaluate_section import EvaluateSettings, Sources, evaluate_section
@@ -45,6 +48,7 @@ FIRST_SEED = 950_000
 ROOM = 2
 """Patches with their margins along the side of a section."""
 STATISTICS = ("cell density", "cell area")
+LARGE_CELLS = (*SHARES.values(), *DENSITIES.values())
 UNDAMAGED = {"type": "FeatureCollection", "features": []}
 PAPER = ["Kropp et al. 2024 (human brain, their model)", "10,000", "< 8", "< 8"]
 
@@ -140,6 +144,10 @@ def report(out: Path) -> str:
     summary, classes, facts = read_table(brain, "summary"), read_table(brain, "class_summary"), read_facts(brain)
     summary = summary[(summary["bin"] == ALL) & (summary["size"] == LARGE)]
     classes = classes[(classes["bin"] == ALL) & (classes["size"] == LARGE)]
+    areas = read_table(brain, "area_summary")
+    areas = areas[(areas["size"] == LARGE) & (areas["reference"] == ORIGINAL)]
+    # Orientation is that of the picture, whatever finds the cells.
+    one = summary[(summary["segmenter"] == summary["segmenter"].iloc[0]) & (summary["reference"] == ORIGINAL)]
     trials, wanted = facts["patches"]["trials"], json.loads((out / "study.json").read_text())["trials"]
     parts = [
         f"{trials} of {wanted} trials of {square_mm(facts['patches']['patch_um'])} on {facts['sections']} phantom"
@@ -147,6 +155,12 @@ def report(out: Path) -> str:
         f"All trials together against the original, relative error in %:\n\n{errors(summary, ORIGINAL, 'pooled')}",
         f"The median of a single trial against the original, in %:\n\n{errors(summary, ORIGINAL, 'median', PAPER)}",
         f"All trials together against the known cells, relative error in %:\n\n{errors(summary, TRUTH, 'pooled')}",
+        f"Orientation, all trials together against the original, relative error in %:\n\n"
+        f"{error_table(one, 'pooled', ORIENTATION_STATISTICS)}",
+        *(
+            f"Large cells by {segmenter}, the same:\n\n{error_table(part, 'pooled', LARGE_CELLS)}"
+            for segmenter, part in areas.groupby("segmenter", sort=False)
+        ),
         f"The classifier (the paper: flips up to about 15 %, top-2 > 98 %):\n\n{flips(classes)}",
     ]
     text = "\n\n".join(parts) + "\n"

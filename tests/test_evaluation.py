@@ -74,7 +74,7 @@ def phantom(tmp_path_factory):
 
 
 TRIALS = {"trials": 5, "artefact_trials": 4, "windows": 2, "samplers": [], "sampler_trials": 2, "seed": 0}
-LOOKS = {"segmenters": ["classical"], "classifier": None, "fillers": ["local mean"]}
+LOOKS = {"segmenters": ["classical"], "classifier": None, "fillers": ["local mean"], "realism": False}
 
 
 def trial_settings(**changes):
@@ -472,6 +472,16 @@ def test_flips_and_top_2_are_counted_against_the_original():
     assert row["margin_change"] == pytest.approx(-0.1)
 
 
+def test_windows_are_judged_only_where_that_is_asked_for(phantom, tiny_model, evaluation, tmp_path):
+    assert read_table(evaluation, "windows").empty
+    assert read_table(evaluation, "realism_summary").empty
+    out = evaluated(phantom, tiny_model(), tmp_path / "out", trials=4, artefact_trials=0, windows=5, realism=True)
+    rows = read_table(out, "windows")
+    assert set(rows["filler"]) == {ORIGINAL, "timemap", FLOOR, PASTED, RENOISED, "local mean"}
+    assert rows.groupby("filler").size().nunique() == 1
+    assert (rows[rows["filler"] == "local mean"]["grain"] < rows[rows["filler"] == ORIGINAL]["grain"].min()).all()
+
+
 # names, files and the command line
 
 
@@ -675,6 +685,8 @@ def test_one_command_evaluates_a_scan_and_prints_the_summary(phantom, tiny_model
     printed = capsys.readouterr().out
     assert "| graft |" in printed
     assert "| floor |" in printed
+    assert "| filler | local coherence | direction strength | direction kept | direction of the rim |" in printed
+    assert "| filler | share above q75 | share above q90 | density above q75 |" in printed
     assert not list(tmp_path.glob(".out*"))
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err

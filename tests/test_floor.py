@@ -58,7 +58,7 @@ def measurements():
             floor = Looks(trial.at_floor, there, there, segmenters, **how)
             for seen in (
                 looks.look(ORIGINAL, "cpn", looks.original),
-                floor.as_it_stands(FLOOR, "cpn"),
+                floor.as_it_stands(FLOOR, "cpn", here),
                 looks.look(PASTED, "cpn", np.where(trial.mask, there, here)),
             ):
                 rows.append({"section": f"phantom-{seed}", **seen.measurement})
@@ -120,7 +120,7 @@ def swapped(tiny_model, tmp_path, monkeypatch):
 
 def test_a_trials_floor_is_what_the_original_is_at_that_place(swapped):
     for name, columns in {
-        "measurements": [column for column in MEASURED if column not in RIM_STATISTICS],
+        "measurements": [column for column in MEASURED if column not in (*RIM_STATISTICS, "direction kept")],
         "arrangement": ["radius_um", "pairs", "pairs_expected"],
         "cells": ["y_um", "x_um", "area_um2"],
         "classes": ["top1", "top2", "margin"],
@@ -133,7 +133,20 @@ def test_a_trials_floor_is_what_the_original_is_at_that_place(swapped):
             pd.testing.assert_frame_equal(floor.reset_index(drop=True), original.reset_index(drop=True), rtol=1e-5)
 
 
+def test_the_direction_of_the_floor_is_compared_with_the_original_and_with_its_own_rim(swapped):
+    rows = read_table(swapped, "measurements").set_index(["filler", "trial"])
+    floor, original = rows.loc[FLOOR], rows.loc[ORIGINAL]
+    vectors = original[["orient_cos", "orient_sin"]].to_numpy()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert floor["direction kept"].tolist() == pytest.approx([unit[0] @ unit[1]] * 2)
+    assert original["direction kept"].tolist() == pytest.approx([1, 1])
+    rim = ["rim_orient_cos", "rim_orient_sin", "rim_gradient_energy"]
+    np.testing.assert_allclose(floor[rim].to_numpy()[::-1], original[rim].to_numpy())
+    pasted = rows.loc[PASTED]
+    assert not np.isclose(pasted[rim[0]], floor[rim[0]]).any(), "what is pasted has the rim of the original"
+
+
 def test_what_is_pasted_has_a_row_wherever_the_floor_has_one(swapped):
-    for name in ("measurements", "arrangement", "classes", "summary", "class_summary", "arrangement_summary"):
+    for name in ("measurements", "arrangement", "classes", "summary", "class_summary", "area_summary"):
         counts = read_table(swapped, name)["filler"].value_counts()
         assert counts[FLOOR] == counts[PASTED] > 0, name

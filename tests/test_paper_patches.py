@@ -44,7 +44,7 @@ from cytomend.geometry import Box
 from cytomend.phantom import render_tissue
 from cytomend.regions.plan import Plan
 from cytomend.report.evaluation_shown import EvaluationShown
-from cytomend.report.evaluation_text import summary_text
+from cytomend.report.evaluation_text import error_text, summary_text
 from cytomend.report.pages import write_page
 from cytomend.settings import checked
 from cytomend.sheet import settings_of
@@ -242,7 +242,7 @@ def test_both_sizes_stand_in_every_table_and_are_never_pooled(evaluation):
     assert count[SMALL] == SETTINGS.trials
     assert 2 <= count[LARGE] < WANTED
     for name in DICTIONARY:
-        if name not in ("colours", "colour_summary"):
+        if name not in ("colours", "colour_summary", "windows", "realism_summary"):
             assert set(read_table(evaluation, name)["size"]) == set(SIZES), name
     rows, told = read_table(evaluation, "measurements"), read_table(evaluation, "summary")
     told = told[(told["bin"] == "all") & (told["kind"] == INTACT) & (told["filler"] == "timemap")]
@@ -255,9 +255,14 @@ def test_both_sizes_stand_in_every_table_and_are_never_pooled(evaluation):
         )
     patches = read_table(evaluation, "trials").groupby("size")["patch_px"].unique().map(list)
     assert patches[LARGE] == [PATCH_UM]
-    text = summary_text(*(read_table(evaluation, name) for name in ("summary", "class_summary")))
-    assert "On intact tissue, small patches, against the original" in text
-    assert "On intact tissue, large patches, against the original" in text
+    names = ("summary", "class_summary", "colour_summary", "area_summary", "realism_summary")
+    areas, text = read_table(evaluation, "area_summary"), summary_text(*(read_table(evaluation, n) for n in names))
+    for size in SIZES:
+        (part,) = (t for t in text.split("###") if f"On intact tissue, {size} patches, against the original" in t)
+        own = (areas["size"] == size) & (areas["kind"] == INTACT) & (areas["filler"] == "timemap")
+        own &= (areas["statistic"] == "area q50") & (areas["reference"] == ORIGINAL)
+        assert areas.loc[own, "trials"].item() == count[size]
+        assert f" {error_text(areas[own].iloc[0], 'pooled')} |" in part.split("The same of large cells, %:")[1]
 
 
 def test_a_page_shows_large_patches_apart_and_how_many_there_was_room_for(evaluation, tmp_path):
@@ -374,8 +379,11 @@ def test_the_benchmark_goes_on_where_it_was_stopped(tiny_model, tmp_path, capsys
     paper_patches.main(words)
     text = capsys.readouterr().out
     assert text.startswith("5 of 5 trials")
-    for name in ("timemap", "timemap:steps=3", "floor", "pasted tissue", "local mean", "renoised"):
+    for name in ("graft", "timemap:steps=3", "floor", "pasted tissue", "local mean", "renoised"):
         assert text.count(f"| {name} | 5 |") == 4, name
+        assert text.count(f"| {name} |") == 6, name
+    assert "| filler | local coherence | direction strength | direction kept | direction of the rim |" in text
+    assert "Large cells by classical, the same:\n\n| filler | share above q75 |" in text
     assert (tmp_path / "phantom-001" / "evaluation.manifest.json").stat().st_mtime_ns == kept
     assert (tmp_path / "report.md").read_text() in text
     with pytest.raises(SystemExit, match=r"holds another study \(steps was 2, is 9\)"):

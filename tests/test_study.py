@@ -9,6 +9,7 @@ import pytest
 
 from cytomend.diffusion.samplers import SAMPLERS, Sampler
 from cytomend.errors import InputError
+from cytomend.evaluation.copying import Correlator, poses
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import nearest_patch
@@ -96,9 +97,9 @@ def test_verdicts_are_those_of_the_interval():
 @pytest.mark.parametrize("pose", range(8))
 def test_a_copy_is_found_in_every_pose_and_shown_in_the_querys_own(pose):
     image = np.random.default_rng(0).normal(100, 20, (60, 90)).astype(np.float32)
-    tissue = nearest_patch.Tissue(image, 16)
-    copied = list(nearest_patch.poses(image[20:36, 30:46]))[pose]
-    match = tissue.nearest(copied * 0.7 + 20)
+    tissue = Correlator(image, 16)
+    copied = list(poses(image[20:36, 30:46]))[pose]
+    match = nearest_patch.nearest(tissue, copied * 0.7 + 20)
     assert match.correlation == pytest.approx(1, abs=1e-4)
     assert np.array_equal(match.patch, copied)
-    assert tissue.nearest(image[20:36, 30:46], own=(20, 30)).correlation < 0.5
+    assert nearest_patch.nearest(tissue, image[20:36, 30:46], own=(20, 30)).correlation < 0.5

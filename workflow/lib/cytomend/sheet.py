@@ -274,7 +274,7 @@ def settings_of(
             **{key: config["evaluate"][key] for key in ("windows", "samplers", "sampler_trials")},
             **chance(row["section"], config["evaluate"]["seed"]),
         },
-        evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers", "stain")},
+        evaluate={key: config["evaluate"][key] for key in ("segmenters", "classifier", "fillers", "stain", "realism")},
         screen={**config["screen"], "value_range": value_range(row, where)},
         truth=Path(row["truth"]) if row["truth"] else None,
         cells=Path(row["cells"]) if row["cells"] else None,

@@ -4,7 +4,8 @@ Each picture of a trial, the original included, is looked at by every segmenter 
 measured inside the mask, but for the cells of the rim around it.
 
 The *floor* is the view of another place, measured as it stands under the same mask: nothing is pasted, so that no cell
-is cut at an outline. It has no rim statistics, which compare cells of one place before and after.
+is cut at an outline. It has no statistics of the rim's cells, which compare cells of one place before and after. Its
+direction is compared with that of the original, and with its own rim.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from cytomend.classification.classifiers import Classifier
 from cytomend.errors import InputError
 from cytomend.evaluation.arrangement import RADII_UM, neighbour_sums
+from cytomend.evaluation.orientation import ORIENTATION_STATISTICS, orientation_sums
 from cytomend.evaluation.placement import Placement
 from cytomend.evaluation.position import RIM_STATISTICS, rim_sums
 from cytomend.evaluation.statistics import STATISTICS, SUMS, Ratio, measure
@@ -33,8 +35,8 @@ Row = dict[str, Any]
 
 ORIGINAL, TRUTH, KNOWN = "original", "truth", "known cells"
 FLOOR, PASTED, RENOISED = "floor", "pasted tissue", "renoised"
-MEASURED: Mapping[str, Ratio] = {**STATISTICS, **RIM_STATISTICS}
-"""Statistics of a picture by name; those of the rim compare it with the original."""
+MEASURED: Mapping[str, Ratio] = {**STATISTICS, **RIM_STATISTICS, **ORIENTATION_STATISTICS}
+"""Statistics of a picture by name. Those of the rim's cells and ``direction kept`` compare it with the original."""
 
 NO_RIM = {name: np.nan for ratio in RIM_STATISTICS.values() for name in (ratio.top, ratio.bottom)}
 """Sums of the rim of a picture that has no original to compare with."""
@@ -76,6 +78,7 @@ class Looks:
         self.pixel_size_um, self.value_range = pixel_size_um, value_range
         self.dark = body_threshold(surroundings, pixel_size_um=pixel_size_um)
         self.original = original
+        self._oriented: dict[str, dict[str, float]] = {}
         self.cells_before = {name: self.find(name, segmenter, original) for name, segmenter in segmenters.items()}
 
     def find(self, name: str, segmenter: Segmenter, picture: Grey) -> pd.DataFrame:
@@ -95,14 +98,35 @@ class Looks:
         cells = before if picture is self.original else self.find(segmenter, self.segmenters[segmenter], picture)
         return self.measured(filler, segmenter, picture, cells, before)
 
-    def as_it_stands(self, filler: str, segmenter: str) -> Seen:
-        """Return what a segmenter and the statistics say of the original itself, which is compared with nothing."""
-        return self.measured(filler, segmenter, self.original, self.cells_before[segmenter], None)
+    def as_it_stands(self, filler: str, segmenter: str, replaced: Grey) -> Seen:
+        """Return what a segmenter and the statistics say of the original itself, in another's place.
+
+        Parameters
+        ----------
+        filler, segmenter : names
+        replaced : (S, S) grey, the original of that place: the direction is compared with its direction
+        """
+        return self.measured(filler, segmenter, self.original, self.cells_before[segmenter], None, replaced)
 
     def measured(
-        self, filler: str, segmenter: str, picture: Grey, cells: pd.DataFrame, before: pd.DataFrame | None
+        self,
+        filler: str,
+        segmenter: str,
+        picture: Grey,
+        cells: pd.DataFrame,
+        before: pd.DataFrame | None,
+        replaced: Grey | None = None,
     ) -> Seen:
-        """Return the rows of a picture whose cells are found; without cells ``before``, the rim is not measured."""
+        """Return the rows of a picture whose cells are found.
+
+        Parameters
+        ----------
+        filler, segmenter : names
+        picture : (S, S) grey
+        cells : of the picture
+        before : cells of the original; without them, those of the rim are not compared
+        replaced : (S, S) grey, whose direction the picture should keep; by default the original
+        """
         mask, pixel_size_um = self.place.mask, self.pixel_size_um
         places = cells[PLACES].to_numpy(np.float64)
         place = self.place
@@ -112,7 +136,7 @@ class Looks:
             zip(SUMS, measure(picture, mask, places, pixel_size_um=pixel_size_um, dark=self.dark).tolist(), strict=True)
         )
         rim = NO_RIM if before is None else rim_sums(before[PLACES].to_numpy(np.float64), places, mask, pixel_size_um)
-        sums |= rim
+        sums |= rim | self._orientation(filler, picture, replaced)
         pairs, expected = neighbour_sums(places, mask, pixel_size_um)
         return Seen(
             {**key, "fraction": self.place.fraction, **sums, **values(sums)},
@@ -125,6 +149,13 @@ class Looks:
                 for cell in self._inside(places).tolist()
             ],
         )
+
+    def _orientation(self, filler: str, picture: Grey, replaced: Grey | None) -> dict[str, float]:
+        """Return the sums of orientation, computed once for all segmenters."""
+        if filler not in self._oriented:
+            original = self.original if replaced is None else replaced
+            self._oriented[filler] = orientation_sums(picture, original, self.place.mask, self.pixel_size_um)
+        return self._oriented[filler]
 
     def _inside(self, places: Float) -> Float:
         """Return the cells whose centre lies in the mask, placed on the section."""

@@ -13,7 +13,7 @@ bootstrap distribution of both follows from the binomial distribution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -21,9 +21,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from cytomend.evaluation.areas import summarise_areas
 from cytomend.evaluation.arrangement import RADII_UM, l_minus_r
 from cytomend.evaluation.colours import summarise_colours
 from cytomend.evaluation.measurement import KNOWN, MEASURED, ORIGINAL, TRUTH, Row
+from cytomend.evaluation.realism_table import summarise_realism
 from cytomend.evaluation.statistics import CELL_STATISTICS, bootstrap_counts, interval
 from cytomend.evaluation.tables import table
 
@@ -45,10 +47,18 @@ def bins() -> Iterator[tuple[str, float, float]]:
         yield f"{100 * low:.0f}-{100 * high:.0f} %", 0.0 if low == EDGES[0] else low, 1.0 if high == EDGES[-1] else high
 
 
-def summaries(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return what is said of all trials of these tables together, of one section or of many."""
+def summaries(tables: Mapping[str, pd.DataFrame], cells: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return what is said of all trials of these tables together, of one section or of many.
+
+    Parameters
+    ----------
+    tables : those of `tables.SUMMED`
+    cells : the table ``cells``, piece by piece
+    """
     made = {
         "summary": summarise(tables["measurements"]),
+        "area_summary": summarise_areas(cells, tables["measurements"]),
+        "realism_summary": summarise_realism(tables["windows"]),
         "class_summary": summarise_classes(tables["classes"]),
         "arrangement_summary": summarise_arrangement(tables["arrangement"]),
         "colour_summary": summarise_colours(tables["colours"]),

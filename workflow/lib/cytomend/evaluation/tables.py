@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.evaluation.measurement import MEASURED, Row
+from cytomend.evaluation.orientation import VECTOR_SUMS
 from cytomend.evaluation.placement import ARTEFACT, INTACT
+from cytomend.evaluation.realism_table import feature_names
 
 FACTS = "evaluation.json"
 PIECE_ROWS = 1 << 17
@@ -72,10 +74,20 @@ STATISTIC = {
 }
 SUM = {
     name: Column(
-        "", "sum over the mask, or over the rim around it, of which the statistics are ratios; the floor has no rim"
+        "",
+        "sum over the mask, or over the rim around it, of which the statistics are ratios; the floor has"
+        " none of the rim's cells",
     )
     for ratio in MEASURED.values()
     for name in (ratio.top, ratio.bottom)
+}
+VECTOR = {
+    name: Column(
+        "",
+        "sum over the mask, or over the rim (rim_), of the structure tensor: its energy, or cosine and sine of twice"
+        " the angle of the lines; pools by adding up",
+    )
+    for name in VECTOR_SUMS
 }
 DICTIONARY: Mapping[str, Mapping[str, Column]] = {
     "trials": {
@@ -88,7 +100,7 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "other_y0_px": Column("px", "upper edge of the patch that is the floor"),
         "other_x0_px": Column("px", "left edge of the patch that is the floor"),
     },
-    "measurements": {**TRIAL, **PICTURE, **SUM, **STATISTIC},
+    "measurements": {**TRIAL, **PICTURE, **SUM, **VECTOR, **STATISTIC},
     "arrangement": {
         **TRIAL,
         **PICTURE,
@@ -112,6 +124,19 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "pixels": Column("", "pixels of the mask"),
         "value": Column("grey", "sum of the channel's values over them"),
     },
+    "windows": {
+        **TRIAL,
+        "filler": PICTURE["filler"],
+        "window": Column("", "number of the window within the trial"),
+        "y_um": Column("µm", "upper edge of the window in the section; of the floor where that lies"),
+        "x_um": Column("µm", "left edge of the window in the section"),
+        **{
+            name: Column(
+                "", "feature of the window, of grey values scaled by the mean and deviation of the tissue around"
+            )
+            for name in feature_names()
+        },
+    },
     "summary": {
         "size": TRIAL["size"],
         "kind": TRIAL["kind"],
@@ -132,6 +157,30 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "median_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
         "median_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
     },
+    "area_summary": {
+        "size": TRIAL["size"],
+        "kind": TRIAL["kind"],
+        **PICTURE,
+        "reference": Column(
+            "",
+            "whose percentiles and cells count as right: original (by the same segmenter), or truth (known cells)",
+        ),
+        "statistic": Column(
+            "",
+            "share and density of cells above a percentile of the reference's areas (q75, q90); quantiles of the areas",
+        ),
+        "unit": Column("", "unit of original and found"),
+        "trials": Column("", "number of trials; every second or third if there are very many cells"),
+        "cells": Column("", "cells of the reference in the masks"),
+        "cells_found": Column("", "cells of the filled pictures in the masks"),
+        "original": Column("as unit", "statistic of the reference, all trials together"),
+        "found": Column("as unit", "statistic of the filled pictures, all trials together"),
+        "found_low": Column("as unit", "lower end of its 95 % bootstrap interval"),
+        "found_high": Column("as unit", "upper end of its 95 % bootstrap interval"),
+        "pooled_error": Column("of 1", "found / original - 1"),
+        "pooled_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "pooled_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+    },
     "class_summary": {
         "size": TRIAL["size"],
         "kind": TRIAL["kind"],
@@ -145,6 +194,19 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
         "top2_low": Column("of 1", "lower end of its 95 % bootstrap interval"),
         "top2_high": Column("of 1", "upper end of its 95 % bootstrap interval"),
         "margin_change": Column("of 1", "median change of the margin between first and second choice"),
+    },
+    "realism_summary": {
+        "size": TRIAL["size"],
+        "kind": TRIAL["kind"],
+        "filler": PICTURE["filler"],
+        "window_pairs": Column(
+            "", "windows of the filler that were judged, each with the original's in the same place"
+        ),
+        "parts": Column("", "sections, or parts of the only section: none is judged by what was learned of itself"),
+        "accuracy": Column("of 1", "share of windows that the linear judge told right: 0.5 if it cannot tell"),
+        "low": Column("of 1", "lower end of its 95 % bootstrap interval"),
+        "high": Column("of 1", "upper end of its 95 % bootstrap interval"),
+        "told_by": Column("", "features that differ most, and by how many standard deviations"),
     },
     "colour_summary": {
         "size": TRIAL["size"],
@@ -170,9 +232,9 @@ DICTIONARY: Mapping[str, Mapping[str, Column]] = {
 }
 """By table and column. Rows of ``trials`` are trials; of ``measurements`` a trial, filler and segmenter; of
 ``arrangement`` these and a radius; of ``cells`` a cell in a mask; of ``classes`` a trial and filler; of ``colours``
-these and a channel."""
+these and a channel; of ``windows`` these and a window."""
 
-GATHERED = ("trials", "measurements", "arrangement", "cells", "classes", "colours")
+GATHERED = ("trials", "measurements", "arrangement", "cells", "classes", "colours", "windows")
 """Tables with a row a trial or more, of which the others are made."""
 
 SUMMED = tuple(name for name in GATHERED if name not in ("trials", "cells"))
@@ -193,8 +255,9 @@ TEXTS = {
     "reference",
     "statistic",
     "unit",
+    "told_by",
 }
-WHOLE = {"trial", "trials", "median_trials"}
+WHOLE = {"trial", "trials", "median_trials", "window", "window_pairs", "parts"}
 
 
 def table(name: str, rows: list[Row]) -> pd.DataFrame:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from cytomend.evaluation.areas import DENSITIES, SHARES
+from cytomend.evaluation.orientation import ORIENTATION_STATISTICS
 from cytomend.evaluation.summary import ALL
 
 SHOWN = (
@@ -21,12 +23,23 @@ SHOWN = (
 )
 
 
-def summary_text(summary: pd.DataFrame, classes: pd.DataFrame, colours: pd.DataFrame | None = None) -> str:
+AREAS_SHOWN = (*SHARES.values(), *DENSITIES.values(), "area q50", "area q90")
+"""Statistics of cell areas that are printed; the table ``area_summary`` has more."""
+
+
+def summary_text(
+    summary: pd.DataFrame,
+    classes: pd.DataFrame,
+    colours: pd.DataFrame | None = None,
+    areas: pd.DataFrame | None = None,
+    realism: pd.DataFrame | None = None,
+) -> str:
     """Return the tables of an evaluation over all mask fractions, of small and of large patches apart.
 
     Parameters
     ----------
-    summary, classes, colours : the tables ``summary``, ``class_summary`` and ``colour_summary``
+    summary, classes, colours, areas, realism : the tables ``summary``, ``class_summary``, ``colour_summary``,
+        ``area_summary`` and ``realism_summary``
     """
     parts = []
     whole = summary[summary["bin"] == ALL]
@@ -36,11 +49,20 @@ def summary_text(summary: pd.DataFrame, classes: pd.DataFrame, colours: pd.DataF
         parts.append(f"### {_heading(size, kind, reference)}; cells by `{segmenter}`; {trials} trials")
         parts.append(f"Median absolute relative error of a trial, %:\n\n{error_table(part, 'median')}")
         parts.append(f"Relative error of all trials together, %:\n\n{error_table(part, 'pooled')}")
+        if set(part["statistic"]) & set(ORIENTATION_STATISTICS):
+            oriented = error_table(part, "pooled", ORIENTATION_STATISTICS)
+            parts.append(f"The same of orientation, %:\n\n{oriented}")
+        if areas is not None:
+            large = areas[(areas[["size", "kind", "reference", "segmenter"]] == list(key)).all(axis=1)]
+            parts.append(f"The same of large cells, %:\n\n{error_table(large, 'pooled', AREAS_SHOWN)}")
     for key, part in classes[classes["bin"] == ALL].groupby(["size", "kind"], sort=False):
         parts.append(f"### Classes, {key[0]} patches, {key[1]} trials\n\n{class_table(part)}")
     for key, part in () if colours is None else colours.groupby(["size", "kind"], sort=False):
         said = f"### Colour, {key[0]} patches, {key[1]} trials: mean value minus that of the original"
         parts.append(f"{said}\n\n{colour_table(part)}")
+    for key, part in () if realism is None else realism.groupby(["size", "kind"], sort=False):
+        said = f"### Realism, {key[0]} patches, {key[1]} trials: windows told from the original's"
+        parts.append(f"{said}\n\n{realism_table(part)}")
     return "\n\n".join(parts) + "\n" if parts else "No trial: the section has too little intact tissue.\n"
 
 
@@ -80,6 +102,20 @@ def class_table(part: pd.DataFrame) -> str:
         for _, row in part.iterrows()
     ]
     return markdown(["filler", "trials", "flips, %", "top-2, %", "margin change"], rows)
+
+
+def realism_table(part: pd.DataFrame) -> str:
+    """Return fillers x (pairs of windows, accuracy of the linear judge, what gives them away)."""
+    rows = [
+        [
+            str(row["filler"]),
+            str(row["window_pairs"]),
+            share_text(row["accuracy"], row["low"], row["high"]),
+            str(row["told_by"]),
+        ]
+        for _, row in part.iterrows()
+    ]
+    return markdown(["filler", "window pairs", "told right, %", "by, in standard deviations"], rows)
 
 
 def colour_table(part: pd.DataFrame) -> str:

@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fillers", nargs="*", action="extend", help="biharmonic, nearest tissue, local mean or module:name"
     )
+    parser.add_argument("--realism", action="store_true", help="train a judge to tell fills from originals")
     parser.add_argument("--overwrite", action="store_true", help="replace the evaluation in OUT")
     add_machine_arguments(parser)
 
@@ -117,11 +118,14 @@ def main(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.overwrite:
         raise InputError(f"--out {args.out}: exists already; choose another name, or give --overwrite")
     given = {key: getattr(args, key) for key in (*LISTS, *NUMBERS, "seed", "stain") if getattr(args, key) is not None}
+    if args.realism:
+        given["realism"] = True
     if args.classifier is not None:
         given["classifier"] = None if args.classifier == "none" else args.classifier
     precision = {} if args.precision is None else {"precision": args.precision}
     config = checked({"mend": precision, "evaluate": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
     evaluate(section_of(args, config), Sources(args.image, args.truth, args.cells), machine, args.out)
-    print(summary_text(*(read_table(args.out, name) for name in ("summary", "class_summary", "colour_summary"))))
+    names = ("summary", "class_summary", "colour_summary", "area_summary", "realism_summary")
+    print(summary_text(*(read_table(args.out, name) for name in names)))
     print(args.out)

@@ -19,6 +19,8 @@ taken against it too, also under the artefacts themselves. Written into one fold
 | ``trials``, ``measurements``, ``arrangement``, ``cells``, ``classes`` ``.parquet``, ``.tsv`` | a row a trial or more |
 | ``colours`` ``.parquet``, ``.tsv`` | of RGB sections, a row a trial, filler and channel |
 | ``summary``, ``class_summary``, ``arrangement_summary`` ``.parquet``, ``.tsv`` | errors with intervals, by bin |
+| ``windows``, ``realism_summary`` ``.parquet``, ``.tsv`` | whether a judge tells fills by features of windows |
+| ``area_summary`` ``.parquet``, ``.tsv`` | shares of large cells and quantiles of their areas, with intervals |
 | ``colour_summary`` ``.parquet``, ``.tsv`` | how far fillers shift red, green and blue, with intervals |
 | ``dictionary.tsv`` | every column of every table, with its unit (`cytomend.evaluation.tables`) |
 | ``evaluation.json`` | settings, model with checksum, number of trials |
@@ -67,8 +69,19 @@ from cytomend.evaluation.measurement import (
     classify,
 )
 from cytomend.evaluation.placement import ARTEFACT, INTACT, LARGE, SMALL, Placement
+from cytomend.evaluation.realism_table import window_rows
 from cytomend.evaluation.summary import summaries
-from cytomend.evaluation.tables import FACTS, GATHERED, SUMMED, TableFiles, cell_areas, read_table, table, write_tables
+from cytomend.evaluation.tables import (
+    FACTS,
+    GATHERED,
+    SUMMED,
+    TableFiles,
+    cell_areas,
+    pieces,
+    read_table,
+    table,
+    write_tables,
+)
 from cytomend.evaluation.trial_store import MendedTrial, TrialStore
 from cytomend.geometry import Box
 from cytomend.plugins import blamed_on
@@ -113,6 +126,7 @@ class EvaluateSettings:
     classifier: str | None
     fillers: list[str]
     stain: str = MEASURED
+    realism: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +259,8 @@ class Evaluation:
                     if trial.place.trial in shown
                 ]
                 progress.update(len(chunk))
-        tables = summaries(measured := {name: read_table(work, name) for name in SUMMED})
+        measured = {name: read_table(work, name) for name in SUMMED}
+        tables = summaries(measured, pieces(work, "cells"))
         write_tables(work, tables, files.columns)
         exemplars.sort(key=lambda exemplar: exemplar.fraction)
         segmenter, facts = self.settings.segmenters[0], self._facts()
@@ -298,7 +313,7 @@ class Evaluation:
         looks = self._looks(place, views.original, views.surroundings)
         floor = self._looks(place.at_floor, views.other, views.other_surroundings)
         seen = [
-            floor.as_it_stands(FLOOR, name) if filler == FLOOR else looks.look(filler, name, picture)
+            floor.as_it_stands(FLOOR, name, views.original) if filler == FLOOR else looks.look(filler, name, picture)
             for name in self.segmenters
             for filler, picture in pictures.items()
         ]
@@ -318,7 +333,10 @@ class Evaluation:
         # Under the mask the floor and what is pasted are the same pixels.
         others = dict.fromkeys((FLOOR, PASTED), views.other_pixels)
         coloured = {ORIGINAL: views.pixels, **trial.fills, **others}
-        return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured)}
+        windows: list[Row] = []
+        if self.settings.realism:
+            windows = window_rows(place, pictures, views.surroundings, self.facts.pixel_size_um)
+        return {**_rows(place, seen, classes), "colours": colour_rows(place, coloured), "windows": windows}
 
     def _looks(self, place: Placement, picture: Grey, surroundings: Grey) -> Looks:
         return Looks(

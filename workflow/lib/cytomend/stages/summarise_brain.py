@@ -214,7 +214,7 @@ def summarise_evaluations(evaluations: Sequence[Path], out: Path) -> Path:
                 for piece in (piece for folder in evaluations for piece in pieces(folder, name)):
                     files.add(name, piece)
         measured = {name: read_table(work, name) for name in SUMMED}
-        tables = summaries(measured)
+        tables = summaries(measured, pieces(work, "cells"))
         write_tables(work, tables, files.columns)
         segmenter = next(iter(measured["measurements"]["segmenter"]), "")
         record = total_facts(facts)
