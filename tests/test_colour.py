@@ -246,7 +246,7 @@ def test_an_rgb_section_goes_through_the_workflow(tmp_path, visit):
     assert float(np.dot(facts["stain"]["vectors"][0], stain_vector("nissl-blue"))) > np.cos(np.radians(9))
     colours = pd.read_parquet(results / "evaluation" / "colour_summary.parquet")
     assert set(colours["channel"]) == {"red", "green", "blue"}
-    assert {"timemap", "floor", "pasted tissue"} <= set(colours["filler"])
+    assert {"graft", "floor", "pasted tissue"} <= set(colours["filler"])
     page = visit(results / "report" / "index.html", within=folder / "results")
     caption = page.locator("table caption", has_text="Mean value of each channel")
     assert caption.count() == 1

@@ -319,7 +319,7 @@ def _mend_groups(
             progress.update(len(x))
             return answer
 
-        joint = joint_of(facts, record)
+        joint: Joint = joint_of(facts, record) if settings.grafts else "network"
         hands = GroupMender(
             image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, joint, done
         )
