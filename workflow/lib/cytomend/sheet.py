@@ -19,6 +19,7 @@ from cytomend.decisions import Decision, changes, read_decisions
 from cytomend.diffusion.record import ModelSettings, load_settings
 from cytomend.errors import InputError
 from cytomend.grafts.join import PIXEL_SIZE_TOLERANCE
+from cytomend.grafts.settings import GraftSettings
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
@@ -231,6 +232,7 @@ def settings_of(
         raise InputError(f"{where}: {error}") from error
     if own("fill", "mend") == "draw":
         check_pixel_size(float(row["pixel_size_um"]), record.pixel_size_um, where)
+    GraftSettings(**config["mend"]["graft"])  # blocks that do not overlap are refused before any job
     annotations = annotations_of(row, where)
     sampler, fill = own("sampler", "mend"), own("fill", "mend")
     steps = own("steps", "mend") or (GRAFT_STEPS if (fill, sampler) == ("graft", "timemap") else STEPS[sampler])
