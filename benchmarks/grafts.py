@@ -92,9 +92,8 @@ def of_sources(cells: pd.DataFrame, done: Grafted) -> NDArray[np.float64]:
     """Return the number and the summed area of the cells that were copied."""
     found = np.zeros(2)
     for graft in done.grafts:
-        here = np.s_[graft.y : graft.y + graft.side_px, graft.x : graft.x + graft.side_px]
         own = np.zeros((SIDE_PX, SIDE_PX), bool)
-        own[here] = done.number[here] == graft.number
+        own[done.box.slices] = done.number == graft.number
         moved = cells.assign(
             y_um=cells["y_um"] - graft.source_y + graft.y, x_um=cells["x_um"] - graft.source_x + graft.x
         )
@@ -148,7 +147,7 @@ def measure(
             "filler": name,
             "segmenter": label,
             "phantom": phantom,
-            "drawn": joints(done.number, hole(), parse_grafts(name, GraftSettings()).joint_um).sum() / hole().sum(),
+            "drawn": joints(done.number, done.hole, parse_grafts(name, GraftSettings()).joint_um).sum() / hole().sum(),
             "choose_s": chosen,
             "fill_s": all_s,
             **{f"{what}_{part}": values[i] for what, values in sums.items() for i, part in enumerate(("n", "area"))},

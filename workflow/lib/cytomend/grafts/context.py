@@ -8,7 +8,7 @@ rim. All are in units of their own spread over the intact tissue.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,11 @@ GRID_UM = 16.0
 COARSE_UM = 4.0
 SMOOTH_UM = 32.0
 DARK_PERCENTILE = 15.0
+STRIP = 512
+"""Rows of pixels that features are computed of at a time."""
+HALO = 8
+"""Rows around a strip that reach its features."""
+SOME_PX = 1_000_000
 LEAST_SHARE = 0.1
 """Of intact pixels under the Gaussian; with fewer a mean says nothing, and is continued from elsewhere."""
 
@@ -34,21 +39,20 @@ class ContextMap(NamedTuple):
     wanted: Float
 
 
-def context_map(grey: NDArray[np.float32], intact: Mask, pixel_size_um: float) -> ContextMap:
+def context_map(pixels: NDArray[Any], intact: Mask, pixel_size_um: float) -> ContextMap:
     """Return the context map of a search area.
 
     Parameters
     ----------
-    grey : (H, W), mean over channels
+    pixels : (C, H, W) in any dtype
     intact : (H, W), which pixels are tissue to go by
     pixel_size_um : side of a pixel
     """
     grid_px = grid_of(pixel_size_um)
-    parts = _features(grey, intact)
-    share = _pooled(intact.astype(np.float32), grid_px)
+    share, parts = _pooled_features(pixels, intact, grid_px)
     sigma = SMOOTH_UM / (grid_px * pixel_size_um)
     weight = ndimage.gaussian_filter(share, sigma, mode="constant")
-    smooth = np.stack([ndimage.gaussian_filter(_pooled(part, grid_px), sigma, mode="constant") for part in parts])
+    smooth = np.stack([ndimage.gaussian_filter(part, sigma, mode="constant") for part in parts])
     told = weight >= LEAST_SHARE
     mean, dark, square, across, diagonal, trace = np.where(told, smooth / np.maximum(weight, 1e-9), 0.0)
     contrast = np.sqrt(np.maximum(square - mean**2, 0))
@@ -70,10 +74,36 @@ def coarsest(pixel_size_um: float) -> int:
     return int(2 ** max(np.floor(np.log2(COARSE_UM / pixel_size_um)), 0))
 
 
-def _features(grey: NDArray[np.float32], intact: Mask) -> list[NDArray[np.float32]]:
+def some_of(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
+    """Return intact pixels (C, n) on a square grid, about `SOME_PX` of a large area: enough for a percentile."""
+    step = max(int(np.sqrt(intact.size / SOME_PX)), 1)
+    return np.asarray(pixels[:, ::step, ::step][:, intact[::step, ::step]])
+
+
+def _pooled_features(pixels: NDArray[Any], intact: Mask, grid_px: int) -> tuple[Float, Float]:
+    """Return the share of intact pixels of each square of the grid (h, w), and means of `_features` (6, h, w).
+
+    Computed strip by strip, so that memory is that of a strip, whatever the size of a pixel.
+    """
+    some = some_of(pixels, intact)
+    grey = some.mean(axis=0, dtype=np.float32)
+    low, ground = np.percentile(grey, (DARK_PERCENTILE, 50.0)) if grey.size else (0.0, 0.0)
+    shares, means = [], []
+    for top in range(0, intact.shape[0], step := max(STRIP // grid_px, 1) * grid_px):
+        above = min(top, HALO)
+        rows = slice(top - above, top + step + HALO)
+        # Nobody sees what damage looks like.
+        shown = np.where(intact[rows], pixels[:, rows].mean(axis=0, dtype=np.float32), np.float32(ground))
+        parts = _features(shown, intact[rows], low)
+        own = slice(above, above + min(step, intact.shape[0] - top))
+        shares.append(_pooled(intact[top : top + step].astype(np.float32), grid_px))
+        means.append(np.stack([_pooled(part[own], grid_px) for part in parts]))
+    return np.concatenate(shares), np.concatenate(means, axis=1)
+
+
+def _features(grey: NDArray[np.float32], intact: Mask, low: float) -> list[NDArray[np.float32]]:
     """Return what is averaged, 0 where nothing is intact: grey, dark, grey², Jyy - Jxx, 2 Jxy, Jyy + Jxx."""
     inside = intact.astype(np.float32)
-    low = np.percentile(grey[intact], DARK_PERCENTILE) if intact.any() else 0.0
     smooth = ndimage.gaussian_filter(grey, 1.5)
     # The Gaussian reaches six pixels far, the gradient one.
     gradient = ndimage.binary_erosion(intact, iterations=7, border_value=1)

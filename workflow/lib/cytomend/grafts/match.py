@@ -7,16 +7,20 @@ the block overlaps, smoothed, so that shapes count and grain does not; and disag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from cytomend.grafts.context import ContextMap, coarsest
 
 CANDIDATES = 16
+FINE_UM, FINE_CANDIDATES = 0.9, 4
+"""Below this pixel size that many of the candidates are corrected further."""
+STRIP = 256
+"""Rows that are computed in float32 at a time."""
 REACH_PX = 1
 """How far a place is corrected at each finer level."""
 
@@ -34,25 +38,32 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A picture (C, h, w), halved several times: each pixel is the mean over ``side_px`` squares."""
+    """A picture (C, h, w), halved several times: each pixel is the mean over ``side_px`` squares.
+
+    The first level is the scan itself in its own dtype, so that a search area of small pixels takes little memory.
+    """
 
     side_px: int
-    pixels: Float32
+    pixels: NDArray[Any]
 
 
 def levels_of(pixels: NDArray[np.generic], pixel_size_um: float) -> list[Level]:
     """Return the picture at 1, 2, 4, ... px, up to about 4 µm; odd rows at the far border are left out."""
-    found = [Level(1, pixels.astype(np.float32))]
+    found = [Level(1, pixels)]
     while found[-1].side_px < coarsest(pixel_size_um):
         found.append(Level(found[-1].side_px * 2, halved(found[-1].pixels)))
     return found
 
 
-def halved(pixels: Float32) -> Float32:
-    """Return means over 2 x 2 pixels, (..., h // 2, w // 2)."""
-    height, width = (n // 2 * 2 for n in pixels.shape[-2:])
-    rows = pixels[..., :height:2, :width] + pixels[..., 1:height:2, :width]
-    return (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
+def halved(pixels: NDArray[np.generic]) -> Float32:
+    """Return means over 2 x 2 pixels, (C, h // 2, w // 2)."""
+    height, width = (n // 2 for n in pixels.shape[-2:])
+    means = np.empty((len(pixels), height, width), np.float32)
+    for start in range(0, height, STRIP):
+        strip = pixels[:, 2 * start : 2 * min(start + STRIP, height), : 2 * width].astype(np.float32)
+        rows = strip[:, ::2] + strip[:, 1::2]
+        means[:, start : start + STRIP] = (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
+    return means
 
 
 class Matcher:
@@ -79,6 +90,7 @@ class Matcher:
     ) -> None:
         self.levels = levels_of(pixels, pixel_size_um)
         self.context, self.context_weight, self.side_px = context, context_weight, side_px
+        self.features, self.pixel_size_um = Squares(context.there), pixel_size_um
         coarse = self.levels[-1]
         self.factor = coarse.side_px
         self.corners = [
@@ -88,7 +100,8 @@ class Matcher:
         allowed = whole_squares(source, self.factor)
         tissue = coarse.pixels[:, allowed] if allowed.any() else coarse.pixels.reshape(len(pixels), -1)
         self.mean = tissue.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
-        centred = coarse.pixels - self.mean
+        # What may not be copied is seen by nobody, not even in the last bits.
+        centred = np.where(allowed, coarse.pixels - self.mean, np.float32(0))
         self.variance = max(float(((tissue - self.mean[..., 0]) ** 2).mean(dtype=np.float64)), 1e-6)
         height, width = (fft.next_fast_len(n, real=True) for n in centred.shape[1:])
         self.shape = height, width
@@ -113,10 +126,10 @@ class Matcher:
         barred : shaped as ``possible``, coarse corners that are not to be taken
         """
         context = self.context_weight * self._context_cost(corner)
-        cost = self._overlap_cost(*pooled(block, have, self.factor)) + context
+        pools = [pooled(block, have, level.side_px) for level in self.levels]
+        cost = self._overlap_cost(*pools[-1]) + context
         cost[~self.possible | barred] = np.inf
-        coarse = lowest(cost, CANDIDATES)
-        return sorted(self._refined(y, x, float(context[y, x]), block, have) for y, x in coarse)
+        return self._refined(lowest(cost, CANDIDATES), context, pools)
 
     def _overlap_cost(self, values: Float32, weight: Float32) -> Float32:
         """Return the squared difference on the overlap at each coarse corner, in units of that of random tissue."""
@@ -134,46 +147,81 @@ class Matcher:
     def _context_cost(self, corner: tuple[int, int]) -> Float32:
         """Return the mean squared disagreement with the context map at each coarse corner."""
         grid_px, there, wanted = self.context
-        side = max(self.side_px // grid_px, 1)
         height, width = there.shape[1:]
+        side = max(self.side_px // grid_px, 1)
         rows, columns = (
             np.clip((np.arange(side) * grid_px + c + grid_px // 2) // grid_px, 0, n - 1)
             for c, n in zip(corner, (height, width), strict=True)
         )
-        mine = wanted[:, rows[:, None], columns]  # (F, side, side)
-        views = sliding_window_view(there, (min(side, height), min(side, width)), axis=(1, 2))
-        mine = mine[:, : views.shape[3], : views.shape[4]]
-        difference = ((views - mine[:, None, None]) ** 2).mean(axis=(0, 3, 4)) / 2
+        mine = wanted[:, rows[: min(side, height), None], columns[: min(side, width)]]  # (F, side, side)
+        difference = (self.features.squared(mine) / (2 * mine.size)).astype(np.float32)
         y, x = (
             np.minimum((np.arange(n) * self.factor + grid_px // 2) // grid_px, m - 1)
             for n, m in zip(self.possible.shape, difference.shape, strict=True)
         )
-        return np.asarray(difference[y[:, None], x], dtype=np.float32)
+        return np.asarray(difference[y[:, None], x])
 
-    def _refined(self, y: int, x: int, context: float, block: NDArray[np.generic], have: Mask) -> Candidate:
-        """Correct a coarse place level by level; the difference on the overlap is that at the finest one."""
-        y, x, difference = self._best_near(-1, y, x, block, have, 0)
-        for level in reversed(range(len(self.levels) - 1)):
-            y, x, difference = self._best_near(level, 2 * y, 2 * x, block, have, REACH_PX)
-        return Candidate(difference / (2 * self.variance) + context, y, x)
+    def _refined(
+        self, coarse: list[tuple[int, int]], context: Float32, pools: list[tuple[Float32, Float32]]
+    ) -> list[Candidate]:
+        """Correct coarse places level by level; the difference on the overlap is that at the finest one.
+
+        Below `FINE_UM` a few of the best are corrected, since a block then has many pixels and all agree in its shapes.
+        """
+        found = [(*self._best_near(-1, y, x, pools[-1], 0), y, x) for y, x in coarse]
+        for number in reversed(range(len(self.levels) - 1)):
+            if self.levels[number].side_px * self.pixel_size_um < FINE_UM:
+                found = sorted(found, key=lambda one: one[0] + context[one[3], one[4]])[:FINE_CANDIDATES]
+            found = [
+                (*self._best_near(number, 2 * y, 2 * x, pools[number], REACH_PX), coarse_y, coarse_x)
+                for _, y, x, coarse_y, coarse_x in found
+            ]
+        return sorted(
+            Candidate(difference + float(context[coarse_y, coarse_x]), y, x)
+            for difference, y, x, coarse_y, coarse_x in found
+        )
 
     def _best_near(
-        self, number: int, y: int, x: int, block: NDArray[np.generic], have: Mask, reach_px: int
-    ) -> tuple[int, int, float]:
-        """Return the best place within reach of one that is possible, and the mean squared difference there."""
-        level = self.levels[number]
-        values, weight = pooled(block, have, level.side_px)
+        self, number: int, y: int, x: int, pool: tuple[Float32, Float32], reach_px: int
+    ) -> tuple[float, int, int]:
+        """Return the best place within reach of one that is possible, after the difference there."""
+        level, (values, weight) = self.levels[number], pool
         side, known = values.shape[1], float(weight.sum()) * len(values)
         if not known:
-            return y, x, 0.0
+            return 0.0, y, x
         y0, x0 = max(y - reach_px, 0), max(x - reach_px, 0)
-        crop = level.pixels[:, y0 : y + reach_px + side, x0 : x + reach_px + side]
+        crop = level.pixels[:, y0 : y + reach_px + side, x0 : x + reach_px + side].astype(np.float32)
         views = sliding_window_view(crop, (side, side), axis=(1, 2))
         difference = (((views - values[:, None, None]) ** 2) * weight).sum(axis=(0, 3, 4), dtype=np.float64)
         rows, columns = difference.shape
         difference[~self.corners[number][y0 : y0 + rows, x0 : x0 + columns]] = np.inf
         dy, dx = np.unravel_index(int(difference.argmin()), difference.shape)
-        return y0 + int(dy), x0 + int(dx), float(difference[dy, dx]) / known
+        return float(difference[dy, dx]) / (2 * self.variance * known), y0 + int(dy), x0 + int(dx)
+
+
+class Squares:
+    """Sums of squared differences between a small picture and every window of a large one, by FFT.
+
+    Parameters
+    ----------
+    pictures : (F, h, w), the large one
+    """
+
+    def __init__(self, pictures: NDArray[np.float64]) -> None:
+        self.extent = pictures.shape[1:]
+        height, width = (fft.next_fast_len(n, real=True) for n in self.extent)
+        self.shape = height, width
+        self.spectra = fft.rfft2(pictures, self.shape)
+        self.energy = fft.rfft2((pictures**2).sum(axis=0), self.shape)
+
+    def squared(self, small: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sum at each corner where ``small``, (F, a, b), lies wholly within, (h - a + 1, w - b + 1)."""
+        ones = np.ones(small.shape[1:])
+        spectrum = self.energy * fft.rfft2(ones, self.shape).conj()
+        spectrum -= 2 * (self.spectra * fft.rfft2(small, self.shape).conj()).sum(axis=0)
+        rows, columns = (n - m + 1 for n, m in zip(self.extent, small.shape[1:], strict=True))
+        found = fft.irfft2(spectrum, self.shape)[:rows, :columns]
+        return np.asarray(np.maximum(found + (small**2).sum(), 0))
 
 
 def pooled(block: NDArray[np.generic], have: Mask, side_px: int) -> tuple[Float32, Float32]:
@@ -195,13 +243,12 @@ def whole_squares(mask: Mask, side_px: int) -> Mask:
 
 def windows_within(mask: Mask, side: int) -> Mask:
     """Return at which corners a square window lies wholly in a mask, shaped as the mask."""
-    found = np.zeros(mask.shape, dtype=bool)
-    rows, columns = (n - side + 1 for n in mask.shape)
-    if rows > 0 and columns > 0:
-        sums = np.pad((~mask).astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        missing = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-        found[:rows, :columns] = missing == 0
-    return found
+    if not mask.size:
+        return mask.copy()
+    found = mask.view(np.uint8)
+    for axis in (0, 1):
+        found = ndimage.minimum_filter1d(found, side, axis=axis, mode="constant", cval=0, origin=-(side // 2))
+    return found.view(bool)
 
 
 def lowest(cost: Float32, count: int) -> list[tuple[int, int]]:

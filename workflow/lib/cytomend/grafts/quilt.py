@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytomend.geometry import Box
-from cytomend.grafts.context import COARSE_UM, coarsest, context_map
+from cytomend.grafts.context import COARSE_UM, coarsest, context_map, some_of
 from cytomend.grafts.cut import cut_by_squares
 from cytomend.grafts.match import Candidate, Matcher
 from cytomend.grafts.settings import GraftSettings
@@ -73,13 +73,14 @@ class Area(NamedTuple):
 
 @dataclass(slots=True)
 class Quilt:
-    """A search area with the hole filled.
+    """A hole, filled, and the blocks' width around it.
 
-    ``pixels`` (C, H, W); ``blended`` the same, in which each block fades into what was there over the overlap;
-    ``number`` (H, W) uint32, which graft a pixel of the hole came from, 0 elsewhere and where nothing could be copied;
-    ``grafts`` in the order in which they were laid.
+    ``box`` on the section; ``pixels`` (C, h, w); ``blended`` the same, in which each block fades into what was there
+    over the overlap; ``number`` (h, w) uint32, which graft a pixel of the hole came from, 0 elsewhere and where nothing
+    could be copied; ``grafts`` in the order in which they were laid.
     """
 
+    box: Box
     pixels: NDArray[Any]
     blended: NDArray[Any]
     number: NDArray[np.uint32]
@@ -114,7 +115,10 @@ def places(area: Area, wanted: Mask, step_px: int, side_px: int) -> list[tuple[i
     ys, xs = np.nonzero(wanted)
     if not len(ys):
         return []
-    depth = ndimage.distance_transform_edt(np.pad(area.hole, 1))[1:-1, 1:-1]
+    box = around(area.hole, 1)
+    depth = np.zeros(area.hole.shape, np.float32)
+    # Beyond the section's border there is no tissue either.
+    depth[box.slices] = ndimage.distance_transform_edt(np.pad(area.hole[box.slices], 1))[1:-1, 1:-1]
     rows, columns = (
         np.arange((int(at.min()) + start) // step_px, (int(at.max()) + start) // step_px + 1) * step_px - start
         for at, start in ((ys, area.box.y0), (xs, area.box.x0))
@@ -140,22 +144,31 @@ class _Quilter:
         self.fade_px = max(settings.joint_um / pixel_size_um, 1.0)
         self.smooth_px = SMOOTH_UM / pixel_size_um
         self.square_px = coarsest(pixel_size_um * COARSE_UM / CUT_UM)
-        blanked = blank(area.pixels, area.intact)
-        context = context_map(blanked.mean(axis=0, dtype=np.float32), area.intact, pixel_size_um)
-        self.matcher = Matcher(blanked, area.source, context, self.side_px, pixel_size_um, settings.context_weight)
-        self.ground = middle(area.pixels, area.intact)[:, None, None]
-        tissue = area.pixels[:, area.intact].astype(np.float32)
+        context = context_map(area.pixels, area.intact, pixel_size_um)
+        self.matcher = Matcher(area.pixels, area.source, context, self.side_px, pixel_size_um, settings.context_weight)
+        tissue = some_of(area.pixels, area.intact)
+        self.ground = middle(tissue)[:, None, None]
         self.faint = FAINT * float(np.ptp(np.percentile(tissue, (1, 99)))) if tissue.size else 0.0
-        self.have = area.intact.copy()
         self.used = np.zeros_like(self.matcher.possible, dtype=np.float32)
-        empty = np.zeros(area.hole.shape, dtype=np.uint32)
-        self.done = Quilt(blanked.copy(), blanked, empty)
+        box = around(area.hole, 2 * self.side_px)
+        self.y0, self.x0 = box.y0, box.x0
+        self.hole, self.intact = area.hole[box.slices], area.intact[box.slices]
+        self.have = self.intact.copy()
+        # Nobody sees what damage looks like.
+        shown = np.where(self.intact, area.pixels[:, *box.slices], self.ground)
+        empty = np.zeros(self.hole.shape, dtype=np.uint32)
+        on_section = box.relative_to(Box(-area.box.y0, -area.box.x0, 0, 0))
+        self.done = Quilt(on_section, shown, shown.copy(), empty)
+
+    def _here(self, y: int, x: int) -> tuple[slice, slice]:
+        """Return a block of the area, in what is filled."""
+        y, x = y - self.y0, x - self.x0
+        return np.s_[y : y + self.side_px, x : x + self.side_px]
 
     def lay(self, y: int, x: int) -> None:
         """Lay a block at this corner of the area, unless nothing is missing there or nothing fits."""
-        side = self.side_px
-        here = np.s_[y : y + side, x : x + side]
-        own, have = self.area.hole[here], self.have[here].copy()
+        side, here = self.side_px, self._here(y, x)
+        own, have = self.hole[here], self.have[here].copy()
         chosen = self._choose(y, x) if (own & ~have).any() else None
         if chosen is None:
             return
@@ -164,7 +177,7 @@ class _Quilter:
         taken = cut_by_squares(self._cost(new, old, have), have, self.core_px, self.square_px)
         take = taken & own
         soft = self.done.blended[(slice(None), *here)]
-        levelled = at_outline(new, soft, self.area.intact[here], self.fade_px)
+        levelled = at_outline(new, soft, self.intact[here], self.fade_px)
         self.done.blended[(slice(None), *here)] = np.where(own, faded(levelled, soft, taken, have, self.fade_px), soft)
         self.done.pixels[(slice(None), *here)] = np.where(take, new, old)
         number = self.done.number[here]
@@ -195,7 +208,7 @@ class _Quilter:
 
     def _choose(self, y: int, x: int) -> Candidate | None:
         """Return one of the best places; where none is left, tissue nearby or copied before is taken too."""
-        here = np.s_[y : y + self.side_px, x : x + self.side_px]
+        here = self._here(y, x)
         block, have = self.done.pixels[(slice(None), *here)], self.have[here]
         for near, reused in RELAXED:
             found = self.matcher.candidates(block, have, (y, x), self._barred(y, x, near, reused))
@@ -216,16 +229,17 @@ class _Quilter:
         return np.asarray(close | (copied[: len(rows), : len(columns)] > reused * block**2))
 
 
-def blank(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
-    """Return pixels (C, H, W) with the median of the intact ones at all others: nobody sees what damage looks like."""
-    return np.where(intact, pixels, middle(pixels, intact)[:, None, None])
+def around(hole: Mask, margin_px: int) -> Box:
+    """Return the box of a hole and a margin around it, inside the array."""
+    rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1).grow(margin_px).clip(hole.shape)
 
 
-def middle(pixels: NDArray[Any], intact: Mask) -> NDArray[Any]:
-    """Return the median of the intact pixels, (C,), in their dtype: the ground on which cells lie."""
-    if not intact.any():
-        return np.asarray(np.zeros(len(pixels), pixels.dtype))
-    return np.asarray(np.median(pixels[:, intact], axis=1).astype(pixels.dtype))
+def middle(tissue: NDArray[Any]) -> NDArray[Any]:
+    """Return the median of intact pixels (C, n), in their dtype: the ground on which cells lie."""
+    if not tissue.size:
+        return np.asarray(np.zeros(len(tissue), tissue.dtype))
+    return np.asarray(np.median(tissue, axis=1).astype(tissue.dtype))
 
 
 def at_outline(new: NDArray[Any], old: NDArray[Any], intact: Mask, width_px: float) -> NDArray[Any]:
@@ -243,8 +257,8 @@ def at_outline(new: NDArray[Any], old: NDArray[Any], intact: Mask, width_px: flo
     if not intact.any() or intact.all():
         return new
     sigma = (0.0, width_px, width_px)
-    share = ndimage.gaussian_filter(intact.astype(np.float64)[None], sigma)
-    differences = np.where(intact, old.astype(np.float64) - new, 0)
+    share = ndimage.gaussian_filter(intact.astype(np.float32)[None], sigma)
+    differences = np.where(intact, old.astype(np.float32) - new, 0)
     mean = ndimage.gaussian_filter(differences, sigma) / np.maximum(share, 1e-3)
     reach = np.exp(-ndimage.distance_transform_edt(~intact) / width_px)
     limits = np.iinfo(new.dtype)
@@ -268,7 +282,7 @@ def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_p
         return new.copy()
     depth = ndimage.distance_transform_edt(taken) - ndimage.distance_transform_edt(~taken)
     weight = np.where(have, np.clip(0.5 + depth / (2 * width_px), 0, 1), 1.0)
-    a, b = (np.where(have, part, new).astype(np.float64) for part in (new, old))
+    a, b = (np.where(have, part, new).astype(np.float32) for part in (new, old))
     mean_a, mean_b = (ndimage.gaussian_filter(part, (0, width_px * 2, width_px * 2)) for part in (a, b))
     mixed = weight * (a - mean_a) + (1 - weight) * (b - mean_b)
     mixed = mixed / np.sqrt(weight**2 + (1 - weight) ** 2) + weight * mean_a + (1 - weight) * mean_b

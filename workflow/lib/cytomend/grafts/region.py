@@ -26,6 +26,8 @@ WIDER = (1, 2, 4)
 """Times `GraftSettings.search_um`: how far tissue is looked for, the nearest first."""
 SMALLER = (1.0, 0.5, 0.25)
 """Parts of the settings' blocks that are tried where larger ones have no room in what is intact."""
+MOST_PX = 64_000_000
+"""The search goes no wider than that many pixels while there is room for a block nearer by: about 600 MB."""
 CHOICE_PER_BLOCK = 16
 """Blocks of tissue side by side that there should be to choose from, for each that is laid; with fewer the search
 goes wider."""
@@ -62,7 +64,7 @@ class Tissue:
 
 
 class Grafted(NamedTuple):
-    """A region and its surroundings after grafting.
+    """A region, and some tissue around it, after grafting.
 
     Attributes
     ----------
@@ -110,18 +112,20 @@ def graft_region(
     if not wide.any():
         return None
     area = _area(tissue, box, hole, settings)
-    around = np.zeros(area.hole.shape, dtype=bool)
-    around[box.relative_to(area.box).slices] = wide
+    wanted = np.zeros(area.hole.shape, dtype=bool)
+    wanted[box.relative_to(area.box).slices] = wide
     for part in SMALLER:
         blocks = replace(settings, block_um=settings.block_um * part, step_um=settings.step_um * part)
         if has_room(area, block_px(blocks, tissue.pixel_size_um), tissue.pixel_size_um):
             break
     else:
         return None
-    done = quilt(area, around, tissue.pixel_size_um, blocks, seed, sample)
-    kept = area.hole & around & ~joints(done.number, area.hole, settings.joint_um / tissue.pixel_size_um)
+    done = quilt(area, wanted, tissue.pixel_size_um, blocks, seed, sample)
+    filled = done.box.relative_to(area.box).slices
+    own = area.hole[filled]
+    kept = own & wanted[filled] & ~joints(done.number, own, settings.joint_um / tissue.pixel_size_um)
     number = np.where(kept, done.number, np.uint32(0))
-    return Grafted(area.box, done.pixels, done.blended, area.hole, kept, number, done.grafts)
+    return Grafted(done.box, done.pixels, done.blended, own, kept, number, done.grafts)
 
 
 def wide_part(hole: Mask, narrow_px: float) -> Mask:
@@ -160,6 +164,9 @@ def _area(tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings) -> Area
         around = snapped(box.grow(reach_px * times), grid_of(tissue.pixel_size_um)).clip(tissue.shape)
         if area is not None and around == area.box:
             break
+        large = around.shape[0] * around.shape[1] > MOST_PX
+        if area is not None and large and has_room(area, side, tissue.pixel_size_um):
+            break
         area = _read(tissue, around, box, hole)
         if area.source.sum() >= wanted:
             break
@@ -171,10 +178,10 @@ def _read(tissue: Tissue, around: Box, box: Box, hole: Mask) -> Area:
     pixels, damaged = tissue.read(around), tissue.damaged(around)
     own = np.zeros(around.shape, dtype=bool)
     own[box.relative_to(around).slices] = hole
+    intact = ~(damaged | own)
+    source = ~(tissue.barred(around) | own)
     shows, side = tissue_squares(pixels, tissue.value_range)
-    source = ~tissue.barred(around) & ~own
-    blank = np.zeros(around.shape, dtype=bool)
-    squares = np.repeat(np.repeat(~shows, side, axis=0), side, axis=1)
-    blank[: squares.shape[0], : squares.shape[1]] = squares
-    # A square that damage reaches into says nothing of glass.
-    return Area(around, pixels, own, ~damaged & ~own, source & ~blank)
+    for row, squares in enumerate(shows):
+        # A square that damage reaches into says nothing of glass.
+        source[row * side : (row + 1) * side, : squares.size * side] &= np.repeat(squares, side)
+    return Area(around, pixels, own, intact, source)

@@ -46,7 +46,9 @@ def tissue_squares(pixels: NDArray[Any], value_range: ValueRange) -> tuple[NDArr
     height, width = pixels.shape[1:]
     side = min(SQUARE_PX, height, width) // 2 * 2
     rows, columns = height // side, width // side
-    grey = pixels[:, : rows * side, : columns * side].mean(0, dtype=np.float32)
-    halved = grey.reshape(rows * side // 2, 2, columns * side // 2, 2).mean((1, 3))
-    squares = halved.reshape(rows, side // 2, columns, side // 2)
-    return squares.std((1, 3)) >= BLANK_CONTRAST * (value_range[1] - value_range[0]), side
+    contrast = np.zeros((rows, columns), np.float32)
+    for row in range(rows):  # in float32 one row of squares at a time
+        grey = pixels[:, row * side : (row + 1) * side, : columns * side].mean(0, dtype=np.float32)
+        halved = grey.reshape(side // 2, 2, columns * side // 2, 2).mean((1, 3))
+        contrast[row] = halved.reshape(side // 2, columns, side // 2).std((0, 2))
+    return contrast >= BLANK_CONTRAST * (value_range[1] - value_range[0]), side
