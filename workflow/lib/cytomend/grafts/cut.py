@@ -41,6 +41,10 @@ def cut(difference: Float, have: Mask, core_px: int) -> Mask:
     node = np.where(core, THERE, BLOCK)
     node[free] = np.arange(2, 2 + int(free.sum()))
     cost = LEAST + np.minimum(difference / max(float(difference[free].mean()), 1e-9), MOST)
+    # Where nothing is there nothing differs. A cut along that border must not be cheaper for it: it would run straight
+    # along the edge of an earlier block.
+    beside = ndimage.maximum_filter(np.where(have, cost, 0.0), 3)
+    cost = np.where(have, cost, np.maximum(beside, LEAST))
     graph = _graph(node, cost)
     left = graph - maximum_flow(graph, BLOCK, THERE).flow
     left.data = np.maximum(left.data, 0)

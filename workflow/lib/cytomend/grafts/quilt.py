@@ -190,10 +190,12 @@ class _Quilter:
 
         Where bodies of both sides lie on each other the difference is small, and yet a cut would halve both.
         """
-        a, b = (np.where(have, part, self.ground).astype(np.float64) for part in (new, old))
         smooth = (0.0, self.smooth_px, self.smooth_px)
-        difference = ndimage.gaussian_filter((a - b) ** 2, smooth)
-        a, b = (np.abs(ndimage.gaussian_filter(part, smooth) - self.ground) - self.faint for part in (a, b))
+        share = np.maximum(ndimage.gaussian_filter(have.astype(np.float64)[None], smooth), 1e-3)
+        a, b = new.astype(np.float64), np.where(have, old, 0).astype(np.float64)
+        difference = ndimage.gaussian_filter(np.where(have, (a - b) ** 2, 0), smooth) / share
+        means = ndimage.gaussian_filter(a, smooth), ndimage.gaussian_filter(b, smooth) / share
+        a, b = (np.abs(mean - self.ground) - self.faint for mean in means)
         body = np.maximum(np.maximum(a, b), 0) ** 2
         return np.asarray((difference + body).mean(axis=0))
 
