@@ -10,9 +10,11 @@ at all.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,9 @@ from cytomend.diffusion.noise import PlaceNoise
 from cytomend.diffusion.samplers import SAMPLERS, Sampler, step_down
 from cytomend.diffusion.schedule import cosine_alpha_bar, resampling_walk, strided_times
 from cytomend.regions.lattice import Lattice, Layout
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from shifted import ShiftedDenoiser
 
 MEAN, VARIANCE, LENGTH_PX = 0.1, 0.15, 1.5
 """A tenth of a window, as cells are in the windows of the bundled model."""
@@ -114,8 +119,11 @@ class Scene:
     def of(cls, height, width, corner=(-18, -18)):
         lattice = Lattice(WINDOW_PX, STRIDE_PX)
         cells = np.unique((grid(height, width).numpy() + corner) // lattice.cell_px, axis=0)
-        layout = Layout.of(lattice, lattice.windows_over(cells))
-        inside = grid(lattice.cell_px, lattice.cell_px)
+        return cls.on(Layout.of(lattice, lattice.windows_over(cells)), height, width, corner)
+
+    @classmethod
+    def on(cls, layout, height, width, corner=(-18, -18)):
+        inside = grid(layout.lattice.cell_px, layout.lattice.cell_px)
         at = (torch.from_numpy(layout.corners_px)[:, None] + inside).reshape(-1, 2)
         first, end = torch.tensor(corner), torch.tensor(corner) + torch.tensor((height, width))
         known = ((at < first) | (at >= end)).any(1)
@@ -482,6 +490,87 @@ def test_averaging_independently_noised_tiles_would_fail_these_checks(hole, law_
         require_law(blurred, law_of(COARSE), {OVERLAP: groups[OVERLAP]}, slack=0.06)
     variance = blurred.var(1)
     assert variance[groups[OVERLAP][0]].mean() < 0.85 * variance[groups[ELSEWHERE][0]].mean()
+
+
+# Windows without overlap, on a tiling that moves at every call (docs/samplers.md): not built, and why
+
+
+def shifted(denoise_windows, shifted_calls, seed=1):
+    """A denoiser for the hole of 16 x 16 pixels."""
+    lattice = Lattice(WINDOW_PX, STRIDE_PX)
+    drawn = np.unique((grid(16, 16).numpy() - 18) // lattice.cell_px, axis=0)
+    return ShiftedDenoiser(denoise_windows, lattice, drawn, seed, shifted_calls)
+
+
+def scene_of(denoise):
+    """The hole on the canvas of a denoiser with shifted windows."""
+    none = np.zeros((0, 0), dtype=np.int64)
+    return Scene.on(Layout(Lattice(WINDOW_PX, STRIDE_PX), denoise.cells, none, none), 16, 16)
+
+
+def test_shifted_windows_see_every_cell_of_the_hole_once_and_in_its_place():
+    seen = []
+
+    def negative(x, _):
+        seen.append(x)
+        return -x
+
+    denoise = shifted(negative, shifted_calls=20)
+    size = denoise.cells.max() + 100
+    place = (denoise.cells * 4)[:, :, None] + np.arange(4)
+    x = torch.from_numpy((place[:, 0, :, None] + 4 * size) * 8 * size + place[:, 1, None, :] + 4 * size)[:, None] + 0.0
+    drawn = (denoise.cells[:, None] == denoise.drawn).all(2).any(1)
+    for _ in range(20):
+        clean = denoise(x, torch.ones_like(x))
+        assert torch.equal(clean[drawn], -x[drawn])
+        assert ((clean == -x) | (clean == x)).all()
+        windows = seen.pop()
+        assert (windows.diff(dim=3) == 1).all()
+        assert (windows.diff(dim=2) == 8 * size).all()
+        assert len(windows.unique()) == windows.numel()
+    assert len({denoise.shift(call) for call in range(200)}) == 16
+
+
+def law_of_shifted(denoise, scene, sampler):
+    """The law of the real code: a deterministic sampler is affine in its noise, so unit noises give all of it."""
+    hole = where(~scene.known)
+    unit = torch.zeros(len(scene.at), len(hole) + 1).index_put((hole, torch.arange(len(hole))), torch.tensor(1.0))
+    noise, known = (torch.from_numpy(scene.cells(values)) for values in (unit, scene.known[:, None]))
+    image = torch.from_numpy(scene.cells(scene.image[:, None])).float().expand_as(noise)
+    *_, state = sampler.run(denoise, image, known, ALPHA_BAR, lambda _: noise)
+    drawn = state.permute(0, 2, 3, 1).reshape(unit.shape)[hole].double()
+    moves = drawn[:, :-1] - drawn[:, -1:]
+    return Law(drawn[:, -1], moves @ moves.T)
+
+
+def across_tiles(scene, shift):
+    """Pairs of neighbours in the hole, apart by a border of the tiling with this shift, and all others."""
+    at = scene.at[~scene.known] - 4 * torch.tensor(shift)
+    place = {tuple(p): i for i, p in enumerate(at.tolist())}
+    pairs = [
+        (i, place[y + dy, x + dx])
+        for (y, x), i in place.items()
+        for dy, dx in ((0, 1), (1, 0))
+        if (y + dy, x + dx) in place
+    ]
+    a, b = torch.tensor(pairs).T
+    apart = (at[a] // WINDOW_PX != at[b] // WINDOW_PX).any(1)
+    return {"across": (a[apart], b[apart]), "elsewhere": (a[~apart], b[~apart])}
+
+
+@pytest.mark.parametrize(
+    ("fused_calls", "across", "elsewhere"),
+    [(0, (0.6, 0.85), (0.85, 0.95)), (5, (0.7, 0.9), (0.85, 0.95)), (24, (0.96, 1.02), (0.96, 1.02))],
+    ids=["shifted", "the last five fused", "fused"],
+)
+def test_shifted_windows_lose_covariance_which_fused_ones_keep(fused_calls, across, elsewhere):
+    sampler = COARSE_AND_DETERMINISTIC
+    denoise = shifted(IdealWindows(), sampler.calls - fused_calls)
+    scene = scene_of(denoise)
+    pairs = across_tiles(scene, denoise.shift(sampler.calls - fused_calls))
+    shares = law_of_shifted(denoise, scene, sampler).shares_of(scene.truth, pairs)
+    assert across[0] < shares["across"] < across[1]
+    assert elsewhere[0] < shares["elsewhere"] < elsewhere[1]
 
 
 def test_few_steps_lose_variance_ancestral_ones_more_than_deterministic_ones(hole):
