@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cytomend.errors import InputError
+from cytomend.storage.desktop import is_left_behind, without_left_behind
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def parts_of(path: Path) -> list[Path]:
     if path.suffix.lower() == ".mrxs":
         return [path, path.with_suffix("")]
     if path.suffix.lower() == ".dcm":
-        return sorted({path, *path.parent.glob("*.[dD][cC][mM]")})
+        return sorted({path, *without_left_behind(path.parent.glob("*.[dD][cC][mM]"))})
     return [path]
 
 
@@ -212,12 +213,17 @@ def _inside(path: Path) -> Iterator[str]:
 
 
 def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Yield the paths of all files below a folder, relative to it, following links but no circles of them."""
+    """Yield the paths of all files below a folder, relative to it, following links but no circles of them.
+
+    What desktops and file systems leave there (`cytomend.storage.desktop`) is no part of it.
+    """
     here = folder.stat()
     if (here.st_dev, here.st_ino) in ancestors:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
+            if is_left_behind(entry.name):
+                continue
             if entry.is_dir():
                 yield from _files(Path(entry.path), f"{inside}{entry.name}/", (*ancestors, (here.st_dev, here.st_ino)))
             else:

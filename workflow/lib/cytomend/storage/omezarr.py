@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.desktop import without_left_behind
 from cytomend.storage.pixel_size import credible_size_um, length_um
 from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
 
@@ -62,7 +63,9 @@ class OmeZarrImage(SectionImage):
 
 def _open_group(path: Path) -> zarr.Group:
     if not any((path / name).exists() for name in (".zgroup", "zarr.json", ".zarray")):
-        found = "an empty folder" if not any(path.iterdir()) else "a folder without .zgroup or zarr.json"
+        found = (
+            "an empty folder" if not without_left_behind(path.iterdir()) else "a folder without .zgroup or zarr.json"
+        )
         raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; check the path")
     try:
         return zarr.open_group(path, mode="r")
