@@ -19,6 +19,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.progress import Progress
 from cytomend.storage.encoder import encoder, errors_of_the_system
+from cytomend.storage.frames import add_frame_argument, framed
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.mended import refuse_mended
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("scan", type=Path, metavar="SCAN", help="scan of any format that cytomend reads")
     parser.add_argument("--out", type=Path, required=True, help="OME-Zarr store, OUT.ome.zarr")
+    add_frame_argument(parser)
     parser.add_argument("--pixel-size-um", type=float, help="side of a pixel in µm (default: from the metadata)")
 
 
@@ -95,4 +97,4 @@ def main(args: argparse.Namespace) -> None:
     low, high = PLAUSIBLE_UM
     if args.pixel_size_um is not None and not low <= args.pixel_size_um <= high:
         raise InputError(f"--pixel-size-um {args.pixel_size_um:g}: expected {low:g} to {high:g} µm")
-    print(convert(args.scan, args.out, args.pixel_size_um))
+    print(convert(framed(args.scan, args.frame), args.out, args.pixel_size_um))

@@ -23,6 +23,7 @@ from typing import Any
 
 from cytomend.errors import InputError, ResourceError
 from cytomend.storage.desktop import lies_in_left_behind, without_left_behind
+from cytomend.storage.frames import file_of
 
 CHECKSUMS = "checksums.tsv"
 READERS = 4
@@ -255,7 +256,7 @@ def refuse_over(out: Path, sources: Iterable[Path | None]) -> None:
     if not out.name:
         raise InputError(f"--out {out}: expected the name of a new file or folder")
     place = out.resolve()
-    for source in sources:
+    for source in (source and file_of(source) for source in sources):
         if source and (place.is_relative_to(source.resolve()) or source.resolve().is_relative_to(place)):
             raise InputError(f"--out {out}: would replace or change {source}, which is to be read; choose another")
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.frames import STORED, UPRIGHT, require_frame
+from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_density
 from cytomend.storage.raster import ALPHA_UNUSED, PixelKind, SectionImage, check_pixels, first_line
 
@@ -34,10 +36,11 @@ _MODES: dict[str, tuple[int, int, str]] = {
 }
 
 
-def open_small(path: Path, kind: PixelKind) -> SectionImage:
+def open_small(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
     """Decode a PNG or JPEG; see `cytomend.storage.images.open_image`."""
+    require_frame(path, frame, STORED, UPRIGHT)
     try:
-        shape, mode, density = _header(path)
+        shape, mode, density, orientation = _header(path)
     except Image.DecompressionBombError as error:
         raise _too_large(path, first_line(error)) from error
     except OSError as error:
@@ -58,7 +61,7 @@ def open_small(path: Path, kind: PixelKind) -> SectionImage:
     image = SmallImage(path, np.moveaxis(pixels[..., :channels], -1, 0), size_from_density(*density, "inch"))
     if channels < samples:
         image.warnings.append(f"{path}: {ALPHA_UNUSED}")
-    return image
+    return oriented(image, orientation, frame)
 
 
 class SmallImage(SectionImage):
@@ -80,11 +83,11 @@ class SmallImage(SectionImage):
         return np.array(self._pixels[:, *box.slices], order="C")
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str, tuple[float, float]]:
-    """Return (height, width), Pillow's name of the pixels and their (y, x) number per inch, without decoding."""
+def _header(path: Path) -> tuple[tuple[int, int], str, tuple[float, float], object]:
+    """Return (height, width), Pillow's name of the pixels, their (y, x) number per inch, and the orientation tag."""
     with _pillow_image(path) as image:
         per_x, per_y = image.info.get("dpi", (0, 0))
-        return (image.height, image.width), image.mode, (float(per_y), float(per_x))
+        return (image.height, image.width), image.mode, (float(per_y), float(per_x)), image.getexif().get(TAG)
 
 
 def _pillow_image(source: Path | io.BytesIO) -> Image.Image:

@@ -6,13 +6,15 @@ thread-safe and an uncompressed file without tiles costs no more than the box th
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.containers import refuse_by_flags
+from cytomend.storage.frames import STORED, UPRIGHT, require_frame
+from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_aperio, size_from_density, size_from_ome_xml, size_from_tiff_tags
 from cytomend.storage.raster import ALPHA_UNUSED, TISSUE, PixelKind, SectionImage, check_pixels, first_line
 
@@ -31,6 +36,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHE_BYTES = 64 << 20
 STRIP_CACHE_ROWS = 4608  # the largest boxes in use are 4096 px high, and seldom begin where a strip does
 STRIP_CACHE_BYTES = 1 << 30
+LONGEST_SAID = 300
 LARGE_BYTES, LARGE_TILE_BYTES = 1 << 30, 64 << 20
 """A scan from this size on is told of if it lies in compressed strips, or in tiles of that size."""
 # A compressed strip must be decoded whole; above this the file cannot be read by region.
@@ -50,11 +56,15 @@ _PHOTOMETRIC_NAMES = {
 _ALPHA = {1, 2}
 
 
-def open_tiff(path: Path, kind: PixelKind) -> SectionImage:
+def open_tiff(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
     """Open the full-resolution plane of a TIFF; see `cytomend.storage.images.open_image`."""
+    require_frame(path, frame, STORED, UPRIGHT)
     try:
-        with TiffFile(path, _multifile=False) as tif:
-            return _open_plane(path, tif, kind)
+        with heard_from_tifffile() as said, TiffFile(path, _multifile=False) as tif:
+            refuse_by_flags(path, tif)
+            image = _open_plane(path, tif, kind)
+            image.warnings += [f"{path}: tifffile says: {sentence}" for sentence in said]
+            return oriented(image, _orientation(image), frame)
     except (InputError, MemoryError):
         raise
     except OSError as error:
@@ -84,6 +94,29 @@ def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
         image.warnings.append(f"{path}: stored as white-is-zero; stored values other than 0 are taken as marked")
     image.read(Box(0, 0, 1, 1))  # a codec that we lack is found out now, not hours later
     return image
+
+
+def _orientation(image: TiffImage) -> int:
+    tag = image.page.tags.get(TAG)
+    return int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
+
+
+@contextmanager
+def heard_from_tifffile() -> Iterator[list[str]]:
+    """Yield a list that receives what tifffile warns of in this thread: that it skips or guesses something."""
+    said, thread = list[str](), get_ident()
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread and (sentence := record.getMessage()[:LONGEST_SAID]) not in said:
+                said.append(sentence)
+
+    ear, logger = Ear(logging.WARNING), logging.getLogger("tifffile")
+    logger.addHandler(ear)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(ear)
 
 
 def _slow_to_read(path: Path, plane: _Plane, image: TiffImage) -> str:
@@ -274,6 +307,7 @@ class TiffImage(SectionImage):
             pixel_size_um=pixel_size_um,
             block_px=planes[0].block_px,
         )
+        self.page = page
         self._planes = planes
         self._file = os.open(path, os.O_RDONLY)
         self._decoded = _SegmentCache(_cache_bytes(planes[0], self.channels * self.dtype.itemsize))
