@@ -23,6 +23,7 @@ from cytomend.storage.frames import add_frame_argument, framed
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.mended import refuse_mended
+from cytomend.storage.omezarr import CONVERTED
 from cytomend.storage.pixel_size import PLAUSIBLE_UM
 from cytomend.storage.publish import manifest_of, one_writer, publish, refuse_over
 from cytomend.storage.pyramid import VERSION, multiscales
@@ -75,7 +76,7 @@ def convert(scan: Path, out: Path, pixel_size_um: float | None = None) -> Path:
         image_entry = multiscales(scan.name, [array], size_um, "none")
         group.attrs["ome"] = {"version": VERSION, "multiscales": [image_entry]}
         identity = image_identity(scan)
-        group.attrs["converted"] = {"from": scan.name, "blake2b": identity, "by": f"cytomend {__version__}"}
+        group.attrs[CONVERTED] = {"from": scan.name, "blake2b": identity, "by": f"cytomend {__version__}"}
         return publish(work, out, {"scan": scan.name, "blake2b": identity})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,25 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.absent import (
+    Chunks,
+    absent_in_shards,
+    ground_value,
+    refuse_contradicted,
+    refuse_damaged,
+    refuse_misnamed,
+    refuse_stopped_copy,
+    sampled,
+    with_fill,
+)
 from cytomend.storage.desktop import without_left_behind
 from cytomend.storage.pixel_size import credible_size_um, length_um
-from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import LABELS, PixelKind, SectionImage, check_pixels, first_line
 
 VERSIONS = ("0.4", "0.5")
+"""Of Zarr formats 2 and 3."""
+CONVERTED = "converted"
+"""Attribute of a scan that `cytomend convert` wrote."""
 _ADVICE = "give the OME-Zarr image itself, the folder whose metadata hold 'multiscales'"
 
 
@@ -37,7 +52,57 @@ def open_omezarr(path: Path, kind: PixelKind) -> SectionImage:
             " to be mended alone"
         )
     check_pixels(path, kind, shape=(sizes["y"], sizes["x"]), channels=sizes.get("c", 1), dtype=array.dtype)
-    return OmeZarrImage(path, array, axes=_names(axes), pixel_size_um=_pixel_size(axes, multiscale, dataset))
+    array, warnings = _grounded(path, group, array, _names(axes), multiscale, kind)
+    image = OmeZarrImage(path, array, axes=_names(axes), pixel_size_um=_pixel_size(axes, multiscale, dataset))
+    image.warnings += warnings
+    return image
+
+
+def _grounded(
+    path: Path, group: zarr.Group, array: zarr.Array[Any], axes: str, multiscale: dict[str, Any], kind: PixelKind
+) -> tuple[zarr.Array[Any], list[str]]:
+    """Return level 0 with ground where chunks are absent, and what to say of it; see `cytomend.storage.absent`.
+
+    Raises
+    ------
+    InputError
+        If their absence means that the store is damaged.
+    """
+    folder = path / array.path
+    chunks = Chunks.of(folder, array)
+    refuse_misnamed(path, folder, array, chunks)
+    absent, what = len(chunks.absent), "shards" if array.shards else "chunks"
+    if kind is LABELS:
+        return array, [f"{path}: {absent} of {chunks.count} {what} are absent, and mark nothing"] if absent else []
+    refuse_damaged(path, chunks, axes)
+    if CONVERTED in group.attrs:
+        return array, []  # written whole by us; what is absent is of the fill value
+    inner, looked = absent_in_shards(folder, array, chunks)
+    if not absent and not inner:
+        return array, []
+    filled: Any = array.metadata.fill_value
+    declared = None if filled is None else float(filled)
+    ground = ground_value(sampled(array, chunks), declared)
+    if ground:
+        refuse_stopped_copy(path, chunks, declared)
+    shape = (int(array.shape[-2]), int(array.shape[-1]))
+    refuse_contradicted(path, chunks, shape, _coarser(group, multiscale, array.ndim))
+    counted = [f"{absent} of {chunks.count} {what}"] * (absent > 0)
+    counted += [f"{inner} of {looked} chunks in shards"] * (inner > 0)
+    return with_fill(array, ground), [
+        f"{path}: {' and '.join(counted)} of level 0 are absent, and read as ground of the value {ground}"
+    ]
+
+
+def _coarser(group: zarr.Group, multiscale: dict[str, Any], dimensions: int) -> Iterator[zarr.Array[Any]]:
+    """Yield the levels below level 0 that can be opened, the largest first."""
+    for dataset in multiscale["datasets"][1:]:
+        try:
+            level = group[str(dataset["path"])]
+        except Exception:
+            continue
+        if isinstance(level, zarr.Array) and level.ndim == dimensions:
+            yield level
 
 
 class OmeZarrImage(SectionImage):
@@ -68,7 +133,7 @@ def _open_group(path: Path) -> zarr.Group:
         )
         raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; check the path")
     try:
-        return zarr.open_group(path, mode="r")
+        return zarr.open_group(path, mode="r", use_consolidated=False)  # it may be older than what it describes
     except Exception as error:  # zarr raises several kinds for damaged metadata
         raise InputError(
             f"{path}: expected an OME-Zarr image, found a folder whose Zarr metadata cannot be read"
@@ -82,7 +147,8 @@ def _multiscale(path: Path, group: zarr.Group) -> dict[str, Any]:
     if not isinstance(ome, dict):
         raise InputError(f"{path}: expected 'ome' metadata as an object, found {type(ome).__name__}; {_ADVICE}")
     multiscale = _first(path, ome.get("multiscales"), "multiscales")
-    version = ome.get("version") if "ome" in attributes else multiscale.get("version")
+    usual = VERSIONS[group.metadata.zarr_format - 2]  # 0.4 recommends to name the version, and does not demand it
+    version = (ome.get("version") if "ome" in attributes else None) or multiscale.get("version") or usual
     if version not in VERSIONS:
         raise InputError(
             f"{path}: expected OME-Zarr version {' or '.join(VERSIONS)}, found {version!r}; convert it to one of them"

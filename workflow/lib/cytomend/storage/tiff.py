@@ -23,11 +23,12 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.absent import SAMPLES, evenly, ground_value
 from cytomend.storage.containers import refuse_by_flags
 from cytomend.storage.frames import STORED, UPRIGHT, require_frame
 from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_aperio, size_from_density, size_from_ome_xml, size_from_tiff_tags
-from cytomend.storage.raster import ALPHA_UNUSED, TISSUE, PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import ALPHA_UNUSED, LABELS, TISSUE, PixelKind, SectionImage, check_pixels, first_line
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -85,6 +86,7 @@ def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
     check_pixels(path, kind, shape=shape, channels=channels, dtype=_dtype(path, first, kind))
     planes = [_plane(path, page, path.stat().st_size) for page in pages]
     image = TiffImage(path, planes, channels=channels, pixel_size_um=_pixel_size(tif, index, first))
+    image.warnings += _laid_on_ground(path, planes, image, kind)
     if kind is TISSUE and (warning := _slow_to_read(path, planes[0], image)):
         image.warnings.append(warning)
     if len(pages) == 1 and channels < int(first.samplesperpixel):
@@ -117,6 +119,29 @@ def heard_from_tifffile() -> Iterator[list[str]]:
         yield said
     finally:
         logger.removeHandler(ear)
+
+
+def _laid_on_ground(path: Path, planes: list[_Plane], image: TiffImage, kind: PixelKind) -> list[str]:
+    """Let an image show ground where tiles or strips were never written, and return what to say of it.
+
+    Raises
+    ------
+    InputError
+        If none was ever written, though it is a scan.
+    """
+    count, absent = sum(plane.count for plane in planes), sum(len(plane.absent) for plane in planes)
+    what = "tiles" if planes[0].page.is_tiled else "strips"
+    if not absent:
+        return []
+    if kind is LABELS:
+        image.ground = int(planes[0].page.nodata)
+        return [f"{path}: {absent} of {count} {what} were never written, and are read as {image.ground}"]
+    if absent == count:
+        raise InputError(f"{path}: expected pixels, found none of {count} {what} written; copy or export it again")
+    image.ground = ground_value(image.sampled(), planes[0].page.nodata)
+    return [
+        f"{path}: {absent} of {count} {what} were never written, and are read as ground of the value {image.ground}"
+    ]
 
 
 def _slow_to_read(path: Path, plane: _Plane, image: TiffImage) -> str:
@@ -236,6 +261,17 @@ class _Plane:
     decode: Callable[..., Any]  # (data, index) -> (1, h, w, samples), position, shape
 
     @property
+    def count(self) -> int:
+        """How many segments there are, absent ones too."""
+        rows, columns = _grid((self.page.imagelength, self.page.imagewidth), self.block_px)
+        return rows * columns * (int(self.page.samplesperpixel) if self.page.planarconfig == 2 else 1)
+
+    @property
+    def absent(self) -> NDArray[np.int64]:
+        """Indices of segments that were never written."""
+        return np.flatnonzero(self.byte_counts[: self.count] == 0)
+
+    @property
     def block_px(self) -> tuple[int, int]:
         if self.page.is_tiled:
             return int(self.page.tilelength), int(self.page.tilewidth)
@@ -257,15 +293,17 @@ def _plane(path: Path, page: TiffPage | TiffFrame, file_bytes: int) -> _Plane:
     options = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if int(frame.compression) in _JPEG else {}
     # Bound while the file is open, because tifffile looks into it to choose the decoder.
     plane = _Plane(frame, offsets, counts, partial(frame.decode, **options))
-    rows, columns = _grid((frame.imagelength, frame.imagewidth), plane.block_px)
-    expected = rows * columns * (int(frame.samplesperpixel) if frame.planarconfig == 2 else 1)
-    if len(offsets) < expected or len(counts) < expected:
+    if len(offsets) < plane.count or len(counts) < plane.count:
         raise InputError(
-            f"{path}: expected {expected} strips or tiles, found {len(offsets)}; copy or export the file again"
+            f"{path}: expected {plane.count} strips or tiles, found {len(offsets)}; copy or export the file again"
         )
     if not frame.is_tiled and ((counts == 0) & (offsets > 0)).any():  # of a tile it says that nothing was scanned there
         raise InputError(
             f"{path}: expected the length of every strip, found strips of 0 bytes; save it again in another program"
+        )
+    if ((offsets[: plane.count] == 0) & (counts[: plane.count] > 0)).any():
+        raise InputError(
+            f"{path}: expected the place of every strip or tile, found some without one; copy or export it again"
         )
     end = int((offsets + counts)[counts > 0].max(initial=0))
     if end > file_bytes or int(offsets.min()) < 0 or int(counts.min()) < 0:
@@ -308,6 +346,7 @@ class TiffImage(SectionImage):
             block_px=planes[0].block_px,
         )
         self.page = page
+        self.ground = 0
         self._planes = planes
         self._file = os.open(path, os.O_RDONLY)
         self._decoded = _SegmentCache(_cache_bytes(planes[0], self.channels * self.dtype.itemsize))
@@ -331,6 +370,15 @@ class TiffImage(SectionImage):
                 self._copy_segment(number, index, segment_box, box, target[channels])
         return out
 
+    def sampled(self) -> NDArray[Any]:
+        """Return the pixels of some segments that were written, as one row."""
+        there = [
+            (number, int(index))
+            for number, plane in enumerate(self._planes)
+            for index in np.flatnonzero(plane.byte_counts[: plane.count])
+        ]
+        return np.concatenate([self._segment(*place).ravel() for place in evenly(there, SAMPLES)])
+
     def _segments(self, plane: _Plane, box: Box, channels: int) -> Iterator[tuple[slice, Box, int]]:
         """Yield (channels held, extent, index) of each strip or tile that meets the box."""
         rows, columns = _grid(self.shape, plane.block_px)
@@ -349,8 +397,7 @@ class TiffImage(SectionImage):
         part = box.intersect(extent)
         inside = part.relative_to(extent)
         if plane.byte_counts[index] == 0:
-            fill = plane.page.nodata  # a tile that was never written
-            pixels = np.full((*inside.shape, len(target)), fill, self.dtype)
+            pixels = np.full((*inside.shape, len(target)), self.ground, self.dtype)
         elif plane.is_raw:
             pixels = self._raw_rows(plane, index, extent, inside)
         else:
