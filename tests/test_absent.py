@@ -179,7 +179,7 @@ def test_a_copy_that_stopped_is_refused_unless_glass_was_declared(tmp_path, vers
 @pytest.mark.parametrize("fill", [0, 240])
 def test_tissue_in_a_coarser_level_tells_that_level_0_is_not_whole(tmp_path, fill):
     store = without(store_of(tmp_path / "s.zarr", tissue(), levels=3, fill=fill))
-    with pytest.raises(InputError, match="a coarser level shows tissue where 3 of the others should be"):
+    with pytest.raises(InputError, match="a coarser level is not empty where 3 of the others should be"):
         open_image(store)
 
 
@@ -228,12 +228,22 @@ def test_black_that_is_converted_stays_black(tmp_path):
 
 
 @BOTH
-def test_absent_chunks_of_a_mask_mark_nothing_and_are_counted(tmp_path, version, separator):
+def test_absent_chunks_of_a_mask_mark_nothing(tmp_path, version, separator):
     mask = expected(np.ones((SIDE, SIDE), np.uint8), 0)
-    store = without(store_of(tmp_path / "m.zarr", mask, version, separator=separator))
+    store = without(store_of(tmp_path / "m.zarr", mask, version, separator=separator, levels=2))
     image = open_labels(store)
     np.testing.assert_array_equal(read(image)[0], mask)
-    assert image.warnings == [f"{store}: 3 of 36 chunks are absent, and mark nothing"]
+    assert image.warnings == []
+    for place in np.ndindex(6, 6):
+        chunk(store, *place).unlink(missing_ok=True)
+    shutil.rmtree(store / "1")
+    assert open_labels(store).warnings == [f"{store}: none of its 36 chunks was written; it marks nothing"]
+
+
+def test_marks_in_a_coarser_level_tell_that_a_mask_is_not_whole(tmp_path):
+    store = without(store_of(tmp_path / "m.zarr", np.ones((SIDE, SIDE), np.uint8), levels=2))
+    with pytest.raises(InputError, match="a coarser level is not empty where 3 of the others should be"):
+        open_labels(store)
 
 
 # TIFF ----------------------------------------------------------------------------------------------------------------
@@ -248,10 +258,9 @@ def write_sparse(path, pixels, absent, *, strips=False, nodata=None, **options):
     with tifffile.TiffFile(path) as tif:
         names = ("StripOffsets", "StripByteCounts") if strips else ("TileOffsets", "TileByteCounts")
         tags = [tif.pages.first.tags[name] for name in names]
-        places = [(tag.valueoffset, (tag.dtype.name[-1] == "G" and 4) or 2, tag.count) for tag in tags]
-        sizes = [{"SHORT": 2, "LONG": 4, "LONG8": 8}[tag.dtype.name] for tag in tags]
+        places = [(tag.valueoffset, {"SHORT": 2, "LONG": 4, "LONG8": 8}[tag.dtype.name]) for tag in tags]
     with path.open("r+b") as file:
-        for (start, _, _), size in zip(places, sizes, strict=True):
+        for start, size in places:
             for y, x in absent:
                 file.seek(start + (y * across + x) * size)
                 file.write(bytes(size))

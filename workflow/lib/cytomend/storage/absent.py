@@ -199,8 +199,12 @@ def refuse_stopped_copy(path: Path, chunks: Chunks, declared: float | None) -> N
     )
 
 
-def refuse_contradicted(path: Path, chunks: Chunks, shape: tuple[int, int], levels: Iterable[zarr.Array[Any]]) -> None:
-    """Refuse a scan whose coarser level shows tissue where chunks of level 0 are absent.
+def refuse_contradicted(
+    path: Path, chunks: Chunks, shape: tuple[int, int], levels: Iterable[zarr.Array[Any]], flat: float = FLAT
+) -> None:
+    """Refuse an image whose coarser level shows tissue, or marks, where chunks of level 0 are absent.
+
+    Values that differ by up to the share ``flat`` of white show nothing; of masks any that is not 0 does.
 
     Raises
     ------
@@ -212,18 +216,18 @@ def refuse_contradicted(path: Path, chunks: Chunks, shape: tuple[int, int], leve
         return
     pixels = np.asarray(level[:]).reshape(-1, *level.shape[-2:])  # (c, h, w)
     scale_y, scale_x = pixels.shape[1] / shape[0], pixels.shape[2] / shape[1]
-    flat = FLAT * white_of(pixels)
+    most = flat * white_of(pixels)
     shown = 0
     for place in chunks.absent:
         box = chunks.box(place, shape)
         y0, y1 = math.ceil(box.y0 * scale_y), math.floor(box.y1 * scale_y)
         x0, x1 = math.ceil(box.x0 * scale_x), math.floor(box.x1 * scale_x)
         seen = pixels[:, y0:y1, x0:x1]
-        shown += bool(seen.size and np.ptp(seen) > flat)
+        shown += bool(seen.size and (np.ptp(seen) if flat else seen.max()) > most)
     if shown:
         raise InputError(
-            f"{path}: expected the {chunks.count} chunks of level 0, found {len(chunks.present)}; a coarser level shows"
-            f" tissue where {shown} of the others should be: the copy is not whole; copy it again"
+            f"{path}: expected the {chunks.count} chunks of level 0, found {len(chunks.present)}; a coarser level is"
+            f" not empty where {shown} of the others should be: the copy is not whole; copy it again"
         )
 
 

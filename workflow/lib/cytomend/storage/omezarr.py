@@ -72,8 +72,11 @@ def _grounded(
     chunks = Chunks.of(folder, array)
     refuse_misnamed(path, folder, array, chunks)
     absent, what = len(chunks.absent), "shards" if array.shards else "chunks"
-    if kind is LABELS:
-        return array, [f"{path}: {absent} of {chunks.count} {what} are absent, and mark nothing"] if absent else []
+    shape = (int(array.shape[-2]), int(array.shape[-1]))
+    if kind is LABELS:  # those that mark nothing are seldom written
+        if absent:
+            refuse_contradicted(path, chunks, shape, _coarser(group, multiscale, array.ndim), flat=0)
+        return array, [] if chunks.present else [f"{path}: none of its {absent} {what} was written; it marks nothing"]
     refuse_damaged(path, chunks, axes)
     if CONVERTED in group.attrs:
         return array, []  # written whole by us; what is absent is of the fill value
@@ -85,7 +88,6 @@ def _grounded(
     ground = ground_value(sampled(array, chunks), declared)
     if ground:
         refuse_stopped_copy(path, chunks, declared)
-    shape = (int(array.shape[-2]), int(array.shape[-1]))
     refuse_contradicted(path, chunks, shape, _coarser(group, multiscale, array.ndim))
     counted = [f"{absent} of {chunks.count} {what}"] * (absent > 0)
     counted += [f"{inner} of {looked} chunks in shards"] * (inner > 0)
@@ -127,11 +129,9 @@ class OmeZarrImage(SectionImage):
 
 
 def _open_group(path: Path) -> zarr.Group:
-    if not any((path / name).exists() for name in (".zgroup", "zarr.json", ".zarray")):
-        found = (
-            "an empty folder" if not without_left_behind(path.iterdir()) else "a folder without .zgroup or zarr.json"
-        )
-        raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; check the path")
+    if not _has_metadata(path):
+        found, cure = _other_folder(path)
+        raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; {cure}")
     try:
         return zarr.open_group(path, mode="r", use_consolidated=False)  # it may be older than what it describes
     except Exception as error:  # zarr raises several kinds for damaged metadata
@@ -141,11 +141,34 @@ def _open_group(path: Path) -> zarr.Group:
         ) from error
 
 
+def _other_folder(path: Path) -> tuple[str, str]:
+    """Return what a folder is that is no Zarr store, and what to do."""
+    held = without_left_behind(path.iterdir())
+    if not held:
+        return "an empty folder", "check the path"
+    if any(part.name == "Slidedat.ini" for part in held):
+        return "the folder of a MIRAX slide", f"give the file beside it, {path.name}.mrxs"
+    if dicom := sorted(part.name for part in held if part.suffix.lower() == ".dcm"):
+        return "a folder of DICOM files", f"give one of them, such as {dicom[0]}"
+    if stores := sorted(part.name for part in held if part.is_dir() and _has_metadata(part)):
+        return "a folder that holds Zarr stores", f"give one of them, such as {path / stores[0]}"
+    return "a folder without .zgroup or zarr.json", "check the path"
+
+
+def _has_metadata(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (".zgroup", "zarr.json", ".zarray"))
+
+
 def _multiscale(path: Path, group: zarr.Group) -> dict[str, Any]:
     attributes = dict(group.attrs)
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, dict):
         raise InputError(f"{path}: expected 'ome' metadata as an object, found {type(ome).__name__}; {_ADVICE}")
+    if "multiscales" not in ome and (images := _images_in(path)):
+        raise InputError(
+            f"{path}: expected an OME-Zarr image, found a store that holds {len(images)} of them; give one, such as"
+            f" {path / images[0]}"
+        )
     multiscale = _first(path, ome.get("multiscales"), "multiscales")
     usual = VERSIONS[group.metadata.zarr_format - 2]  # 0.4 recommends to name the version, and does not demand it
     version = (ome.get("version") if "ome" in attributes else None) or multiscale.get("version") or usual
@@ -154,6 +177,17 @@ def _multiscale(path: Path, group: zarr.Group) -> dict[str, Any]:
             f"{path}: expected OME-Zarr version {' or '.join(VERSIONS)}, found {version!r}; convert it to one of them"
         )
     return multiscale
+
+
+def _images_in(path: Path) -> list[str]:
+    """Return the names of the images that a store holds as groups, as bioformats2raw writes them."""
+    held = [part for part in without_left_behind(path.iterdir()) if part.is_dir() and part.name != "labels"]
+    described = [part for part in held if any(_says_multiscales(part / name) for name in (".zattrs", "zarr.json"))]
+    return sorted((part.name for part in described), key=lambda name: (len(name), name))
+
+
+def _says_multiscales(metadata: Path) -> bool:
+    return metadata.is_file() and '"multiscales"' in metadata.read_text(encoding="utf-8", errors="replace")
 
 
 def _first(path: Path, values: object, name: str) -> dict[str, Any]:

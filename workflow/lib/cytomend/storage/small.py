@@ -17,7 +17,15 @@ from cytomend.geometry import Box
 from cytomend.storage.frames import STORED, UPRIGHT, require_frame
 from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_density
-from cytomend.storage.raster import ALPHA_UNUSED, PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import (
+    ALPHA_UNUSED,
+    INDICES_READ,
+    LABELS,
+    PixelKind,
+    SectionImage,
+    check_pixels,
+    first_line,
+)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -25,12 +33,14 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 # Neither format can be read by region.
 LARGEST_BYTES = 512 << 20
 
+PALETTE = "P"
 # Pillow's names for the pixels, with the samples that are colour or grey, the samples stored, and their numpy type.
 _MODES: dict[str, tuple[int, int, str]] = {
     "1": (1, 1, "bool"),
     "L": (1, 1, "uint8"),
     "LA": (1, 2, "uint8"),
     "I;16": (1, 1, "uint16"),
+    PALETTE: (1, 1, "uint8"),
     "RGB": (3, 3, "uint8"),
     "RGBA": (3, 4, "uint8"),
 }
@@ -45,8 +55,8 @@ def open_small(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
         raise _too_large(path, first_line(error)) from error
     except OSError as error:
         raise _damaged(path, error) from error
-    if mode not in _MODES:
-        found = {"P": "palette"}.get(mode, mode)
+    if mode not in _MODES or (mode == PALETTE and kind is not LABELS):
+        found = {PALETTE: "palette"}.get(mode, mode)
         raise InputError(f"{path}: expected plain grey or RGB values, found {found} pixels; export it as grey or RGB")
     channels, samples, _ = _MODES[mode]
     if shape[0] * shape[1] * samples > LARGEST_BYTES:
@@ -61,6 +71,8 @@ def open_small(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
     image = SmallImage(path, np.moveaxis(pixels[..., :channels], -1, 0), size_from_density(*density, "inch"))
     if channels < samples:
         image.warnings.append(f"{path}: {ALPHA_UNUSED}")
+    if mode == PALETTE:
+        image.warnings.append(f"{path}: {INDICES_READ}")
     return oriented(image, orientation, frame)
 
 
@@ -99,10 +111,11 @@ def _pillow_image(source: Path | io.BytesIO) -> Image.Image:
 def _decode(data: bytes, mode: str) -> NDArray[Any]:
     """Return (height, width, samples).
 
-    A PNG is left to imagecodecs, because Pillow reduces 16 bit RGB to 8; a JPEG to Pillow, because imagecodecs fills
+    A PNG is left to imagecodecs, because Pillow reduces 16 bit RGB to 8; of one with a colour table Pillow gives the
+    indices. A JPEG is left to Pillow, because imagecodecs fills
     what a truncated file lacks with grey.
     """
-    if data.startswith(PNG_MAGIC):
+    if data.startswith(PNG_MAGIC) and mode != PALETTE:
         pixels = np.asarray(imagecodecs.png_decode(data))
     else:
         pixels = np.asarray(_pillow_image(io.BytesIO(data)))

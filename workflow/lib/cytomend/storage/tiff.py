@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,16 @@ from cytomend.storage.containers import refuse_by_flags
 from cytomend.storage.frames import STORED, UPRIGHT, require_frame
 from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_aperio, size_from_density, size_from_ome_xml, size_from_tiff_tags
-from cytomend.storage.raster import ALPHA_UNUSED, LABELS, TISSUE, PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import (
+    ALPHA_UNUSED,
+    INDICES_READ,
+    LABELS,
+    TISSUE,
+    PixelKind,
+    SectionImage,
+    check_pixels,
+    first_line,
+)
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -38,12 +48,14 @@ CACHE_BYTES = 64 << 20
 STRIP_CACHE_ROWS = 4608  # the largest boxes in use are 4096 px high, and seldom begin where a strip does
 STRIP_CACHE_BYTES = 1 << 30
 LONGEST_SAID = 300
+MOST_PAGES = 64
+"""So many pages are looked at for a larger image than the one that is read."""
 LARGE_BYTES, LARGE_TILE_BYTES = 1 << 30, 64 << 20
 """A scan from this size on is told of if it lies in compressed strips, or in tiles of that size."""
 # A compressed strip must be decoded whole; above this the file cannot be read by region.
 LARGEST_SEGMENT_BYTES = 512 << 20
 
-_WHITE_IS_ZERO, _RGB, _YCBCR = 0, 2, 6
+_WHITE_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 2, 3, 6
 _JPEG = {6, 7, 33007, 34892}
 _APERIO_YCBCR = 33003  # decoded without its colour transform, so the colours would be wrong
 _PHOTOMETRIC_NAMES = {
@@ -78,7 +90,8 @@ def open_tiff(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
 
 def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
     index, series = _largest_series(path, tif)
-    pages = _channel_pages(path, series)
+    _refuse_larger_elsewhere(path, tif, series)
+    pages = _channel_pages(path, series, tif)
     first = _keyframe(pages[0])
     channels = len(pages) if len(pages) > 1 else _colour_channels(first)
     shape = (int(first.imagelength), int(first.imagewidth))
@@ -91,6 +104,10 @@ def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
         image.warnings.append(warning)
     if len(pages) == 1 and channels < int(first.samplesperpixel):
         image.warnings.append(f"{path}: {ALPHA_UNUSED}")
+    if first.photometric == _PALETTE:
+        image.warnings.append(f"{path}: {INDICES_READ}")
+    if "<BinaryOnly" in str(first.description):
+        image.warnings.append(f"{path}: its metadata stand in another file, which is not read")
     if first.photometric == _WHITE_IS_ZERO:
         # tifffile and ImageJ write masks so, and count on the value that is stored.
         image.warnings.append(f"{path}: stored as white-is-zero; stored values other than 0 are taken as marked")
@@ -173,15 +190,49 @@ def _largest_series(path: Path, tif: TiffFile) -> tuple[int, TiffPageSeries]:
     return largest[0]
 
 
-def _channel_pages(path: Path, series: TiffPageSeries) -> list[TiffPage | TiffFrame]:
+def _refuse_larger_elsewhere(path: Path, tif: TiffFile, series: TiffPageSeries) -> None:
+    """Refuse a file that holds a larger image than that which would be read, as below a preview.
+
+    Raises
+    ------
+    InputError
+        If one of its first pages, or of the images below them, is larger.
+    """
+    area = _extent(series, "Y") * _extent(series, "X")
+    for number in range(min(len(tif.pages), MOST_PAGES)):
+        page = tif.pages[number]
+        below = page.pages or () if isinstance(page, TiffPage) else ()
+        for image in (page, *below):
+            frame = _keyframe(image)
+            if int(frame.imagelength) * int(frame.imagewidth) > area:
+                raise InputError(
+                    f"{path}: expected its largest image to be the scan, found one of {frame.imagelength} x"
+                    f" {frame.imagewidth} beside or below that of {_extent(series, 'Y')} x {_extent(series, 'X')}"
+                    " (height x width), which its metadata name; export the scan again as a TIFF of its own"
+                )
+
+
+def _other_files(path: Path, tif: TiffFile) -> list[str]:
+    """Return the files besides this one that the OME-XML of a TIFF says hold planes of it."""
+    names = dict.fromkeys(re.findall(r'FileName="([^"]+)"', tif.ome_metadata or "")) if tif.is_ome else {}
+    return [name for name in names if name != path.name] if len(names) > 1 else []
+
+
+def _channel_pages(path: Path, series: TiffPageSeries, tif: TiffFile) -> list[TiffPage | TiffFrame]:
     """Return the pages of one plane: one, or one for each channel."""
     planes = int(np.prod([size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "CSYX"]))
     if planes > 1:
         raise _stack_error(path, f"{planes} planes (axes {series.axes}, shape {series.shape})")
     pages = [page for page in series.pages if page is not None]
+    if others := _other_files(path, tif):
+        raise InputError(
+            f"{path}: expected one file that holds all planes, found an OME-TIFF spread over several files, with"
+            f" {others[0]}; export it as one file, as by bfconvert"
+        )
     if len(pages) < len(series.pages):
         raise InputError(
-            f"{path}: expected one file that holds all planes, found an OME-TIFF spread over several files"
+            f"{path}: expected {len(series.pages)} pages, of which its OME-XML speaks (axes {series.axes}, shape"
+            f" {series.shape}), found {len(pages)}; export it again, as a plain TIFF without OME-XML"
         )
     if len(pages) != _extent(series, "C") and len(pages) != 1:
         raise _stack_error(path, f"{len(pages)} pages (axes {series.axes}, shape {series.shape})")
