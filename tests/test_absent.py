@@ -225,6 +225,9 @@ def test_black_that_is_converted_stays_black(tmp_path):
     with open_image(tmp_path / "a.ome.zarr") as image:
         assert image.warnings == []
         np.testing.assert_array_equal(read(image)[0, ::8, ::8], pixels)
+    shutil.rmtree(tmp_path / "a.ome.zarr" / "0" / "c" / "2")
+    with pytest.raises(InputError, match="expected all files that were converted, found 0/c/2/0 missing"):
+        open_image(tmp_path / "a.ome.zarr")
 
 
 @BOTH

@@ -289,6 +289,15 @@ def test_archives_of_scans_are_refused_with_a_cure_that_cures(tmp_path):
         archive.add(tmp_path / "a.tif", "a.tif")
     for name, what in (("a.tif.gz", "a gzip archive"), ("a.zip", "a zip archive"), ("a.tar.xz", "an xz archive")):
         assert f"found {what}; unpack it" in refusal(tmp_path / name)
+        assert f"found {what}; unpack it" in refusal(tmp_path / name, lambda path: open_mask(path, (64, 64)))
+
+
+def test_outlines_in_archives_are_no_images(tmp_path):
+    with zipfile.ZipFile(tmp_path / "rois.zip", "w") as archive:
+        archive.writestr("1.roi", b"Iout")
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(b"{}"))
+    assert not is_image(tmp_path / "rois.zip")
+    assert not is_image(tmp_path / "a.geojson.gz")
 
 
 def test_folders_of_slides_are_refused_with_the_file_to_give(tmp_path):
@@ -298,7 +307,9 @@ def test_folders_of_slides_are_refused_with_the_file_to_give(tmp_path):
     np.testing.assert_array_equal(whole(tmp_path / "s.mrxs"), pixels)
     (tmp_path / "d").mkdir()
     write_dicom(tmp_path / "d" / "1.dcm", pixels)
+    (tmp_path / "d" / "._1.dcm").write_bytes(b"\0\5\x16\7" + bytes(4000))
     assert "give one of them, such as 1.dcm" in refusal(tmp_path / "d")
+    np.testing.assert_array_equal(whole(tmp_path / "d" / "1.dcm"), pixels)
 
 
 def test_a_store_of_several_images_is_refused_with_one_to_give(tmp_path):

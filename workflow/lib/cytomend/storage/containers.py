@@ -6,8 +6,10 @@ overlap. A reader of plain TIFFs shows a picture of all of them, and a wrong one
 
 from __future__ import annotations
 
+import gzip
 import zipfile
-from pathlib import Path
+import zlib
+from pathlib import Path, PurePath
 
 from tifffile import TiffFile
 
@@ -80,6 +82,8 @@ NO_PICTURES = {
     "is_tvips": "an image of an electron microscope",
 }
 """tifffile's flags of files whose values are no grey or colour as they stand."""
+IMAGE_SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".svs", ".ndpi", ".mrxs", ".czi", ".dcm"}
+IMAGE_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff", b"ZISRAWFI")
 ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
@@ -143,6 +147,31 @@ def is_zipped_zarr(path: Path) -> bool:
             return any(name.rsplit("/", 1)[-1] in ZARR_METADATA for name in archive.namelist())
     except (OSError, zipfile.BadZipFile, ValueError):
         return False
+
+
+def is_packed_image(path: Path) -> bool:
+    """Whether a file is an archive that holds an image, and neither outlines of ImageJ nor GeoJSON."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    archive = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), "")
+    if archive == "a gzip archive":
+        try:
+            with gzip.open(path) as packed:
+                return packed.read(8).startswith(IMAGE_MAGIC)
+        except (OSError, EOFError, zlib.error):
+            return False
+    if archive == "a zip archive":
+        return is_zipped_zarr(path) or _holds_images(path)
+    return bool(archive) and "zip archive" not in archive
+
+
+def _holds_images(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            suffixes = {PurePath(name).suffix.lower() for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False
+    return bool(suffixes & IMAGE_SUFFIXES) and ".roi" not in suffixes
 
 
 def how(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cytomend.errors import InputError
-from cytomend.storage.containers import ETS_MAGIC, REFUSED_SUFFIXES, is_zipped_zarr, refuse_by_name
+from cytomend.storage.containers import ETS_MAGIC, REFUSED_SUFFIXES, is_packed_image, refuse_by_name
 from cytomend.storage.czi import MAGIC as CZI_MAGIC
 from cytomend.storage.czi import open_czi
 from cytomend.storage.frames import file_and_frame, require_frame
@@ -62,7 +62,7 @@ def is_image(path: Path) -> bool:
     magic = (*TIFF_MAGIC, PNG_MAGIC, JPEG_MAGIC, CZI_MAGIC, ETS_MAGIC)
     if file.is_dir() or _head(file).startswith(magic) or _is_slide(file):
         return True
-    if file.suffix.lower() in REFUSED_SUFFIXES or is_zipped_zarr(file):
+    if file.suffix.lower() in REFUSED_SUFFIXES or is_packed_image(file):
         return True
     require_frame(file, frame)
     return False

@@ -26,6 +26,7 @@ from cytomend.storage.absent import (
 )
 from cytomend.storage.desktop import without_left_behind
 from cytomend.storage.pixel_size import credible_size_um, length_um
+from cytomend.storage.publish import lost_files
 from cytomend.storage.raster import LABELS, PixelKind, SectionImage, check_pixels, first_line
 
 VERSIONS = ("0.4", "0.5")
@@ -79,7 +80,9 @@ def _grounded(
         return array, [] if chunks.present else [f"{path}: none of its {absent} {what} was written; it marks nothing"]
     refuse_damaged(path, chunks, axes)
     if CONVERTED in group.attrs:
-        return array, []  # written whole by us; what is absent is of the fill value
+        if lost := lost_files(path):  # what is absent besides is of the fill value, for the store was written whole
+            raise InputError(f"{path}: expected all files that were converted, found {lost[0]} missing; copy it again")
+        return array, []
     inner, looked = absent_in_shards(folder, array, chunks)
     if not absent and not inner:
         return array, []
