@@ -210,7 +210,7 @@ def test_ome_tiff_channels_in_separate_pages_become_colours(tmp_path):
     np.testing.assert_array_equal(section.read(Box(3, 4, 50, 60)), channels_first(colour())[:, 3:50, 4:60])
 
 
-def test_tiles_that_were_never_written_are_zero(tmp_path):
+def test_tiles_of_a_dark_scan_that_were_never_written_are_zero(tmp_path):
     image = np.zeros((HEIGHT, WIDTH), np.uint8)
     image[:16, :16] = 7
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(16, 16), compression="zlib")

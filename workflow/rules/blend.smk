@@ -24,12 +24,13 @@ rule blend_section:
         mem_mb=memory(blend_asks),
         runtime=minutes(blend_asks),
     params:
+        frame=frame,
         key=blend_key,
         upstream=mend_key,
         stores=shard_stores,
         settings=one_line(CONFIG["pyramid"]),
         code=fingerprint("cytomend.stages.blend_section"),
     shell:
-        "python -m cytomend blend-section --image={input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend blend-section --image={input.image:q}{params.frame} --plan results/{wildcards.section}/plan"
         " --shards {params.stores:q} --settings {params.settings:q} --after {params.upstream}"
         " --key {params.key} --out {output.corrected:q} &> {log:q}"

@@ -43,6 +43,7 @@ from cytomend.needs import (
 from cytomend.settings import checked, key, one_line
 from cytomend.sheet import read_sheet
 from cytomend.storage.edition import editions, sources_in
+from cytomend.storage.frames import file_of, mark_of
 from cytomend.storage.identity import IDENTITIES, READ_HERE_BYTES, cached_identities
 from cytomend.training_file import check_apart, read_training_file
 
@@ -132,7 +133,12 @@ wildcard_constraints:
 
 def image(wildcards):
     """The scan; its content is a param, so that touching it redoes nothing."""
-    return ancient(str(SECTIONS[wildcards.section].image))
+    return ancient(str(file_of(SECTIONS[wildcards.section].image)))
+
+
+def frame(wildcards):
+    """The frame of the scan that is read, as it is written behind its name; of the usual one nothing."""
+    return mark_of(SECTIONS[wildcards.section].image)
 
 
 def annotations(wildcards):
@@ -140,12 +146,13 @@ def annotations(wildcards):
     given = SECTIONS[wildcards.section].annotations
     if not given:
         return [f"results/{wildcards.section}/screen/proposals.geojson"]
-    return [ancient(str(path)) for path in given]
+    return [ancient(str(file_of(path))) for path in given]
 
 
 def annotation_options(wildcards):
-    """How planning is told of them."""
-    return [f"--annotation={path}" for path in annotations(wildcards)]
+    """How planning is told of them, with the frames that their names ask for."""
+    given = SECTIONS[wildcards.section].annotations or annotations(wildcards)
+    return [f"--annotation={path}" for path in given]
 
 
 def model(wildcards):
@@ -422,13 +429,19 @@ def with_signature(function):
 
 def training_image(wildcards):
     """The scan of a section to gather patches from; its content is a param."""
-    return ancient(str(TRAINING_SECTIONS[wildcards.section].image))
+    return ancient(str(file_of(TRAINING_SECTIONS[wildcards.section].image)))
+
+
+def training_frame(wildcards):
+    """Its frame; see `frame`."""
+    return mark_of(TRAINING_SECTIONS[wildcards.section].image)
 
 
 def training_annotations(wildcards):
     """Its artefact masks; their content is a param too."""
     return [
-        ancient(str(path)) for path in TRAINING_SECTIONS[wildcards.section].annotations
+        ancient(str(file_of(path)))
+        for path in TRAINING_SECTIONS[wildcards.section].annotations
     ]
 
 
@@ -471,7 +484,7 @@ def training_file(wildcards):
 
 def training_files(wildcards):
     """The scans, masks and checkpoint that the training file names itself; their contents are a param."""
-    return [ancient(str(path)) for path in TRAINING.files()]
+    return [ancient(str(file_of(path))) for path in TRAINING.files()]
 
 
 def training_key(wildcards):

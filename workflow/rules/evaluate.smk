@@ -26,6 +26,7 @@ rule mend_trials:
         mem_mb=memory(trials_asks),
         runtime=minutes(trials_asks),
     params:
+        frame=frame,
         key=trials_key,
         upstream=plan_key,
         checkpoint=checkpoint,
@@ -35,7 +36,7 @@ rule mend_trials:
         parts=one_line(SAMPLER_PARTS),
         code=fingerprint("cytomend.stages.mend_trials"),
     shell:
-        "python -m cytomend mend-trials --image={input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend mend-trials --image={input.image:q}{params.frame} --plan results/{wildcards.section}/plan"
         " --model={input.model:q} --mend {params.mend:q} --settings {params.settings:q}"
         " --threads {threads} --batch-windows {params.batch_windows}"
         " --after {params.upstream} --key {params.key} --out {output.store:q} &> {log:q}"
@@ -62,6 +63,7 @@ rule evaluate_section:
         mem_mb=memory(evaluate_asks),
         runtime=minutes(evaluate_asks),
     params:
+        frame=frame,
         key=evaluate_key,
         upstream=trials_key,
         known=known_options,
@@ -70,6 +72,6 @@ rule evaluate_section:
         parts=one_line(EVALUATION_PARTS),
         code=fingerprint("cytomend.stages.evaluate_section"),
     shell:
-        "python -m cytomend evaluate-section --image={input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend evaluate-section --image={input.image:q}{params.frame} --plan results/{wildcards.section}/plan"
         " --trials results/{wildcards.section}/trials.zarr {params.known:q} --settings {params.settings:q}"
         " --threads {threads} --after {params.upstream} --key {params.key} --out {output.evaluation:q} &> {log:q}"

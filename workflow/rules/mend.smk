@@ -26,6 +26,7 @@ rule mend_shard:
         mem_mb=memory(mend_asks),
         runtime=minutes(mend_asks),
     params:
+        frame=frame,
         key=mend_key,
         upstream=plan_key,
         checkpoint=checkpoint,
@@ -33,7 +34,7 @@ rule mend_shard:
         batch_windows=CONFIG["mend"]["batch_windows"],
         code=fingerprint("cytomend.stages.mend_shard"),
     shell:
-        "python -m cytomend mend-shard --image={input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend mend-shard --image={input.image:q}{params.frame} --plan results/{wildcards.section}/plan"
         " --shard {wildcards.shard} --model={input.model:q} --settings {params.settings:q} --threads {threads}"
         " --gpus {resources.gpu} --batch-windows {params.batch_windows}"
         " --after {params.upstream} --key {params.key} --out {output.store:q} &> {log:q}"

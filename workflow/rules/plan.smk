@@ -23,12 +23,13 @@ rule plan_section:
         mem_mb=memory(plan_asks),
         runtime=minutes(plan_asks),
     params:
+        frame=frame,
         key=plan_key,
         editions=editions_of,
         annotations=annotation_options,
         settings=plan_settings,
         code=fingerprint("cytomend.stages.plan_section"),
     shell:
-        "python -m cytomend plan-section --image={input.image:q} {params.annotations:q}"
+        "python -m cytomend plan-section --image={input.image:q}{params.frame} {params.annotations:q}"
         " --settings {params.settings:q} --editions {params.editions:q}"
         " --key {params.key} --out {output.plan:q} &> {log:q}"

@@ -33,6 +33,7 @@ rule report_section:
         mem_mb=memory(report_asks),
         runtime=minutes(report_asks),
     params:
+        frame=frame,
         upstream=blend_key,
         proved=verify_key,
         evaluated=evaluate_key,
@@ -55,7 +56,7 @@ rule report_section:
             "vendor/openseadragon/openseadragon.min.js",
         ),
     shell:
-        "python -m cytomend report-section --image={input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend report-section --image={input.image:q}{params.frame} --plan results/{wildcards.section}/plan"
         " --corrected results/{wildcards.section}/corrected.ome.zarr --verdict {input.verdict:q}"
         " --proved {params.proved} {params.evaluation:q} {params.decisions:q}"
         " --benchmarks benchmarks"

@@ -21,11 +21,12 @@ rule screen_section:
         mem_mb=memory(screen_asks),
         runtime=minutes(screen_asks),
     params:
+        frame=frame,
         key=screen_key,
         settings=screen_settings,
         pixel_size_um=pixel_size,
     shell:
-        "python -m cytomend screen-section --image={input.image:q} --pixel-size-um {params.pixel_size_um}"
+        "python -m cytomend screen-section --image={input.image:q}{params.frame} --pixel-size-um {params.pixel_size_um}"
         " --settings {params.settings:q} --out {output.proposals:q} --overwrite &> {log:q}"
 
 

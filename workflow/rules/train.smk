@@ -28,13 +28,14 @@ rule gather_patches:
         mem_mb=4000,
         runtime=120,
     params:
+        frame=training_frame,
         image=training_image_content,
         annotations=training_annotation_options,
         annotation_content=training_annotation_content,
         settings=gather_settings,
         code=fingerprint("cytomend.stages.gather_patches"),
     shell:
-        "python -m cytomend gather-patches --image={input.image:q} {params.annotations:q}"
+        "python -m cytomend gather-patches --image={input.image:q}{params.frame} {params.annotations:q}"
         " --settings {params.settings:q} --source {params.image} --out {output.store:q} &> {log:q}"
 
 

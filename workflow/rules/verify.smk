@@ -24,10 +24,11 @@ rule verify_section:
         mem_mb=memory(verify_asks),
         runtime=minutes(verify_asks),
     params:
+        frame=frame,
         key=verify_key,
         upstream=blend_key,
         code=fingerprint("cytomend.stages.verify_section"),
     shell:
-        "python -m cytomend verify-section --image={input.image:q} --plan results/{wildcards.section}/plan"
+        "python -m cytomend verify-section --image={input.image:q}{params.frame} --plan results/{wildcards.section}/plan"
         " --corrected results/{wildcards.section}/corrected.ome.zarr --after {params.upstream}"
         " --key {params.key} --out {output.verdict:q} &> {log:q}"

@@ -31,6 +31,7 @@ from typing import Any
 from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.settings import Record, checked, schema
+from cytomend.storage.desktop import without_left_behind
 
 ACCEPT, LEAVE, REDRAW = "accept", "leave", "redraw"
 
@@ -190,7 +191,8 @@ def _files(path: Path | None) -> list[Path]:
     if path is None:
         return []
     if path.is_dir():
-        return sorted(f for f in path.iterdir() if f.suffix.lower() == ".tsv" and not f.name.startswith("."))
+        tables = without_left_behind(f for f in path.iterdir() if f.suffix.lower() == ".tsv")
+        return sorted(f for f in tables if not f.name.startswith("."))
     if not path.exists():
         raise InputError(
             f"{path}: no such file, though `decisions` of the configuration names it, seen from {Path.cwd()}; put there"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from cytomend.storage.frames import file_of
+
 if TYPE_CHECKING:
     from cytomend.regions.plan import Plan
 
@@ -175,6 +177,7 @@ def _gpu_minutes(pixels: int) -> int:
 
 def file_bytes(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder; 0 if it is missing."""
+    path = file_of(path)
     if path.is_dir():
         return sum((Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names)
     return path.stat().st_size if path.exists() else 0

@@ -25,6 +25,7 @@ from cytomend.regions.lattice import Lattice
 from cytomend.settings import Record, checked, schema
 from cytomend.stains import parse_stain
 from cytomend.storage.edition import annotation_roles
+from cytomend.storage.frames import file_of, framed
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def checked_rows(path: Path, only: Collection[str] | None = None) -> Iterator[tu
         for column, file in _files(row, where):
             if set(file) & set("{}"):
                 raise InputError(f"{where}: {column} {file}: braces mean wildcards to Snakemake; rename the file")
-            if not Path(file).exists():
+            if not file_of(Path(file)).exists():
                 raise InputError(f"{where}: {column} {file}: no such file or folder, seen from {Path.cwd()}")
         yield where, row
 
@@ -180,6 +181,20 @@ def annotations_of(row: Record, where: str) -> tuple[Path, ...]:
             + (f"; a file of that name is ./{AUTO}" if named else "")
         )
     return tuple(map(Path, named))
+
+
+def image_of(row: Record, where: str) -> Path:
+    """Return the scan of a row, with the frame that is to be read, if the row names one.
+
+    Raises
+    ------
+    InputError
+        If image and frame ask for different ones.
+    """
+    try:
+        return framed(Path(row["image"]), row.get("frame"))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def named_rows(path: Path) -> dict[str, Record]:
@@ -238,7 +253,7 @@ def settings_of(
     steps = own("steps", "mend") or (GRAFT_STEPS if (fill, sampler) == ("graft", "timemap") else STEPS[sampler])
     return SectionSettings(
         section=row["section"],
-        image=Path(row["image"]),
+        image=image_of(row, where),
         annotations=annotations,
         shards=row["shards"],
         model=model,

@@ -22,7 +22,8 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.places import model_file
 from cytomend.settings import Record, one_line, read_yaml, schema
-from cytomend.sheet import CLASSES, annotations_of, check_pixel_size, checked_rows, classes_of, value_range
+from cytomend.sheet import CLASSES, annotations_of, check_pixel_size, checked_rows, classes_of, image_of, value_range
+from cytomend.storage.frames import file_of
 
 SIDES = ("sources", "validation")
 FILES = {"image", "annotation", "sheet"}
@@ -118,7 +119,7 @@ def read_training_file(path: Path) -> TrainingFile:
             f"{path}: validation is empty; expected tissue that is not learned from, or a sheet of sections with a"
             " validation_share"
         )
-    if missing := [file for file in training.files() if not file.exists()]:
+    if missing := [file for file in training.files() if not file_of(file).exists()]:
         raise InputError(f"{path}: {missing[0]}: no such file or folder, seen from {Path.cwd()}")
     check_apart(training, lambda image: str(image.resolve()))
     return training
@@ -258,7 +259,7 @@ def _sections(path: Path, settings: Record, number: int) -> list[TrainingSection
     return [
         TrainingSection(
             section=row["section"],
-            image=Path(row["image"]),
+            image=image_of(row, where),
             annotations=_annotations(row, where),
             side=SIDES[row["section"] in apart],
             source=number,

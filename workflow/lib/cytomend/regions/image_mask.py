@@ -107,7 +107,7 @@ def read_image_mask(path: Path, shape: tuple[int, int], warnings: list[str]) -> 
             f"{path}: expected a mask of the section's {_size(shape)} pixels (height x width) or one reduced by a whole"
             f" factor, found {_size(image.shape)}, nearest to a factor of {factor}, which gives"
             f" {_size((-(-shape[0] // factor), -(-shape[1] // factor)))}; export the mask of this section at such"
-            " a size"
+            f" a size{''.join(f' ({warning})' for warning in image.warnings)}"
         )
     if factor > 1 and min(image.shape) < FEWEST_PX:
         raise InputError(

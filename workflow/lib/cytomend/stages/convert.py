@@ -19,9 +19,11 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.progress import Progress
 from cytomend.storage.encoder import encoder, errors_of_the_system
+from cytomend.storage.frames import add_frame_argument, framed
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import open_image
 from cytomend.storage.mended import refuse_mended
+from cytomend.storage.omezarr import CONVERTED
 from cytomend.storage.pixel_size import PLAUSIBLE_UM
 from cytomend.storage.publish import manifest_of, one_writer, publish, refuse_over
 from cytomend.storage.pyramid import VERSION, multiscales
@@ -74,7 +76,7 @@ def convert(scan: Path, out: Path, pixel_size_um: float | None = None) -> Path:
         image_entry = multiscales(scan.name, [array], size_um, "none")
         group.attrs["ome"] = {"version": VERSION, "multiscales": [image_entry]}
         identity = image_identity(scan)
-        group.attrs["converted"] = {"from": scan.name, "blake2b": identity, "by": f"cytomend {__version__}"}
+        group.attrs[CONVERTED] = {"from": scan.name, "blake2b": identity, "by": f"cytomend {__version__}"}
         return publish(work, out, {"scan": scan.name, "blake2b": identity})
 
 
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("scan", type=Path, metavar="SCAN", help="scan of any format that cytomend reads")
     parser.add_argument("--out", type=Path, required=True, help="OME-Zarr store, OUT.ome.zarr")
+    add_frame_argument(parser)
     parser.add_argument("--pixel-size-um", type=float, help="side of a pixel in µm (default: from the metadata)")
 
 
@@ -95,4 +98,4 @@ def main(args: argparse.Namespace) -> None:
     low, high = PLAUSIBLE_UM
     if args.pixel_size_um is not None and not low <= args.pixel_size_um <= high:
         raise InputError(f"--pixel-size-um {args.pixel_size_um:g}: expected {low:g} to {high:g} µm")
-    print(convert(args.scan, args.out, args.pixel_size_um))
+    print(convert(framed(args.scan, args.frame), args.out, args.pixel_size_um))

@@ -21,6 +21,7 @@ from cytomend.stages.mend import annotations_in, section_of
 from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_arguments
 from cytomend.stages.mend_trials import TrialSettings, mend_trials
 from cytomend.stages.plan_section import PlanSettings, plan_section
+from cytomend.storage.frames import add_frame_argument, framed
 from cytomend.storage.images import SUPPORTED
 from cytomend.storage.publish import locked, manifest_of, refuse_over
 
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patch-um", type=float, help="side of these patches in µm (default: 1000, which is 1 mm²)")
     parser.add_argument("--windows", type=int, help="windows along the side of a small patch (default: 2)")
     parser.add_argument("--pixel-size-um", type=float, help="side of a pixel in µm (default: from the metadata)")
+    add_frame_argument(parser)
     parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
     parser.add_argument("--fill", choices=["graft", "draw"], help="how to fill what is evaluated (default: graft)")
     parser.add_argument("--sampler", help="the sampler to evaluate (default: timemap)")
@@ -125,7 +127,9 @@ def main(args: argparse.Namespace) -> None:
     precision = {} if args.precision is None else {"precision": args.precision}
     config = checked({"mend": precision, "evaluate": given}, "config", "command line")
     machine = Machine.of(args.device, args.threads, args.batch_windows)
-    evaluate(section_of(args, config), Sources(args.image, args.truth, args.cells), machine, args.out)
+    evaluate(
+        section_of(args, config), Sources(framed(args.image, args.frame), args.truth, args.cells), machine, args.out
+    )
     names = ("summary", "class_summary", "colour_summary", "area_summary", "realism_summary")
     print(summary_text(*(read_table(args.out, name) for name in names)))
     print(args.out)

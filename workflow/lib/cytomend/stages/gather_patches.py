@@ -34,6 +34,7 @@ from cytomend.regions.annotation import ArtefactMask, GrownMask, not_intact, ope
 from cytomend.regions.intact import intact_squares
 from cytomend.regions.tissue import tissue_share
 from cytomend.regions.value_range import value_range
+from cytomend.storage.desktop import without_left_behind
 from cytomend.storage.identity import image_identity, stamp
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.omezarr import attributes_of
@@ -161,7 +162,7 @@ def _check_place(inputs: Sequence[Path], out: Path) -> None:
                 raise InputError(f"{out}: would overwrite {given}, which is to be read; give another --out")
     manifest = manifest_of(out)
     known = manifest.exists() and "patches" in read_manifest(manifest)
-    empty = out.is_dir() and not any(out.iterdir())
+    empty = out.is_dir() and not without_left_behind(out.iterdir())
     if (out.exists() or manifest.exists()) and not (known or empty or is_patch_store(out)):
         raise InputError(
             f"{out if out.exists() else manifest}: expected nothing or a patch store that may be replaced, found"

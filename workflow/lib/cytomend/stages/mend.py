@@ -21,6 +21,7 @@ from cytomend.stages.mend_shard import Machine, MendSettings, add_machine_argume
 from cytomend.stages.plan_section import PlanSettings, plan_section
 from cytomend.stages.screen_section import screen_section
 from cytomend.stages.verify_section import verify_section
+from cytomend.storage.frames import add_frame_argument, file_of, framed
 from cytomend.storage.images import SUPPORTED, open_image
 from cytomend.storage.omezarr import attributes_of
 from cytomend.storage.publish import locked, manifest_of, require_replaceable
@@ -96,9 +97,11 @@ def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
         )
     row = {
         "section": _section_name(args.image),
-        "image": str(args.image),
+        "image": str(framed(args.image, getattr(args, "frame", None))),
         "annotation": ";".join(map(str, args.mask)),
-        "pixel_size_um": _pixel_size_um(args.image) if args.pixel_size_um is None else args.pixel_size_um,
+        "pixel_size_um": _pixel_size_um(framed(args.image, getattr(args, "frame", None)))
+        if args.pixel_size_um is None
+        else args.pixel_size_um,
     }
     given = {
         key: getattr(args, key, None)
@@ -132,7 +135,7 @@ def _check_out(out: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
     if len(out.name) > LONGEST_NAME:
         raise InputError(f"--out {out.name[:40]}...: a name of {len(out.name)} letters; {LONGEST_NAME} are possible")
     whole = out.absolute()
-    for source in (path.absolute() for path in sources):
+    for source in (file_of(path).absolute() for path in sources):
         if source.is_relative_to(whole) or whole.is_relative_to(source) or _same(source, whole):
             raise InputError(f"--out {out}: would replace or change {source}, from which it is made; choose another")
     if out.is_symlink():
@@ -168,6 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pixel-size-um", type=float, help="side of a pixel in µm (default: from the image's metadata)"
     )
+    add_frame_argument(parser)
     parser.add_argument("--model", help="bundled model or checkpoint (default: tiny)")
     parser.add_argument(
         "--fill",

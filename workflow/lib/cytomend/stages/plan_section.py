@@ -167,6 +167,7 @@ def plan_section(
             mask_blake2b=_mask_hash(masked.digest(), [region.number for region in left]),
             samples=settings.samples,
             warnings=(
+                *image.warnings,
                 *mask.warnings,
                 *_pixel_size_warnings(image, settings),
                 *_damage_warnings(annotation, damaged_px / (image.shape[0] * image.shape[1])),

@@ -26,6 +26,7 @@ from cytomend.screening.light import LightReader
 from cytomend.screening.proposals import features
 from cytomend.screening.screen import screen
 from cytomend.screening.settings import ScreenSettings
+from cytomend.storage.frames import add_frame_argument, framed
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.pixel_size import PLAUSIBLE_UM
 from cytomend.storage.publish import refuse_over, write_whole
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pixel-size-um", type=float, help="side of a pixel in µm (default: from the image's metadata)"
     )
+    add_frame_argument(parser)
     entries = ", ".join(ScreenSettings.__dataclass_fields__)
     parser.add_argument("--settings", default="{}", help=f"JSON object with any of {entries} (default: {{}})")
     parser.add_argument("--out", type=Path, required=True, help="GeoJSON file of proposals")
@@ -120,4 +122,4 @@ def main(args: argparse.Namespace) -> None:
     refuse_over(args.out, [args.image])
     if args.out.exists() and not _is_geojson(args.out):
         raise InputError(f"{args.out}: exists and is no GeoJSON; it is not overwritten")
-    print(screen_section(args.image, args.out, settings, args.pixel_size_um))
+    print(screen_section(framed(args.image, args.frame), args.out, settings, args.pixel_size_um))

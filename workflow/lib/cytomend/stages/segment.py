@@ -43,6 +43,7 @@ from cytomend.segmentation.stain import SectionStain, section_stain
 from cytomend.segmentation.table import table_contours
 from cytomend.stages.mend_shard import Machine
 from cytomend.stains import MEASURED
+from cytomend.storage.frames import add_frame_argument, framed
 from cytomend.storage.images import SUPPORTED, SectionImage, open_image
 from cytomend.storage.publish import write_whole
 from cytomend.values import ValueRange
@@ -273,6 +274,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an RGB scan: measured, luminance, or STAIN or STAIN/COUNTERSTAIN, each a name or R,G,B absorption"
         " (default: measured)",
     )
+    add_frame_argument(parser)
     parser.add_argument("--geojson", type=Path, help="write the contours too, as GeoJSON for QuPath")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -286,7 +288,7 @@ def main(args: argparse.Namespace) -> None:
     sources = [path for path in (args.image, args.mask) if path is not None]
     check_places(outputs, sources, overwrite=args.overwrite)
     done = segment(
-        args.image,
+        framed(args.image, args.frame),
         args.out,
         segmenter=args.segmenter,
         mask_path=args.mask,

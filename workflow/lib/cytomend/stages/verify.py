@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cytomend.errors import InputError
 from cytomend.settings import read_yaml
-from cytomend.sheet import named_rows
+from cytomend.sheet import image_of, named_rows
 from cytomend.stages.verify_section import verify_section
 from cytomend.verdict import Verdict
 
@@ -32,7 +32,7 @@ def scan_of(section: str, configfile: Path) -> Path:
         raise InputError(f"section {section!r}: not in {sheet}, which has {len(rows)} sections; give --image")
     if not rows[section].get("image"):
         raise InputError(f"section {section!r}: {sheet} names no image of it; give --image")
-    return Path(str(rows[section]["image"]))
+    return image_of(rows[section], str(sheet))
 
 
 def told(verdict: Verdict, corrected: Path) -> Iterator[str]:

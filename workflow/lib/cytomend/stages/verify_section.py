@@ -28,6 +28,7 @@ from cytomend.grafts.record import ORIGIN as ORIGIN_NAME
 from cytomend.heat import UNCERTAINTY as UNCERTAINTY_NAME
 from cytomend.progress import Progress
 from cytomend.regions.plan import Plan, SectionFacts
+from cytomend.storage.desktop import lies_in_left_behind
 from cytomend.storage.identity import image_identity
 from cytomend.storage.images import SectionImage, open_image
 from cytomend.storage.ome_metadata import invalid, misplaced, unlisted_labels, validator
@@ -244,7 +245,7 @@ def _wrong_files(folder: Path) -> Iterator[str]:
     except InputError:
         return  # told of above
     there = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
-    names = [str(path.relative_to(folder)) for path in there]
+    names = [str(path.relative_to(folder)) for path in there if not lies_in_left_behind(path.relative_to(folder))]
     if unlisted := [name for name in names if name not in listed and name not in BOOKKEEPING]:
         yield f"{folder}: expected only files that were written with it, found also: {_named(unlisted)}"
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cytomend.errors import InputError
+from cytomend.storage.desktop import is_left_behind, without_left_behind
+from cytomend.storage.frames import file_and_frame, file_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ def image_identity(path: Path) -> str:
     Returns
     -------
     str
-        64 hexadecimal digits (BLAKE2b). Times, permissions and the name of the path itself do not matter.
+        64 hexadecimal digits (BLAKE2b). Times, permissions and the name of the path itself do not matter, but for the
+        frame that it asks for: another frame of a file is another scan.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def image_identity(path: Path) -> str:
         The path is missing or may not be read.
     """
     with told_of(path):
-        digests = [_digest(part) for part in parts_of(path)]
+        digests = [*(_digest(part) for part in parts_of(path)), *_frame(path)]
         if len(digests) == 1:
             return digests[0]
         return hashlib.blake2b("".join(digests).encode(), digest_size=_DIGEST_BYTES, person=b"slide").hexdigest()
@@ -171,16 +174,39 @@ def told_of(path: Path) -> Iterator[None]:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return a path and what belongs to it: the folder of a MIRAX slide, the other files of a DICOM slide's folder.
+    """Return the file of a path and what belongs to it: the folder of a MIRAX slide, the files beside a DICOM slide.
+
+    A frame in the name (`cytomend.storage.frames`) is left out.
 
     >>> parts_of(Path("scan.tif"))
     [PosixPath('scan.tif')]
     """
+    path = file_of(path)
     if path.suffix.lower() == ".mrxs":
         return [path, path.with_suffix("")]
+    if path.suffix.lower() in {".vms", ".vmu"}:
+        return [path, *_named_in(path)]
     if path.suffix.lower() == ".dcm":
-        return sorted({path, *path.parent.glob("*.[dD][cC][mM]")})
+        return sorted({path, *without_left_behind(path.parent.glob("*.[dD][cC][mM]"))})
+    if path.is_file() and _is_dicom(path):
+        return [part for part in without_left_behind(sorted(path.parent.iterdir())) if part.is_file()]
     return [path]
+
+
+def _named_in(index: Path) -> list[Path]:
+    """Return the files beside a text file that it names, as a Hamamatsu VMS or VMU does in ``key=name``."""
+    names = {
+        line.partition("=")[2].strip() for line in index.read_text(encoding="utf-8", errors="replace").splitlines()
+    }
+    return [part for part in sorted(index.parent.iterdir()) if part.name in names and part.is_file()]
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file without a telling suffix is DICOM."""
+    if path.suffix and not path.suffix[1:].isdigit():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _digest(path: Path) -> str:
@@ -212,12 +238,17 @@ def _inside(path: Path) -> Iterator[str]:
 
 
 def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Yield the paths of all files below a folder, relative to it, following links but no circles of them."""
+    """Yield the paths of all files below a folder, relative to it, following links but no circles of them.
+
+    What desktops and file systems leave there (`cytomend.storage.desktop`) is no part of it.
+    """
     here = folder.stat()
     if (here.st_dev, here.st_ino) in ancestors:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
+            if is_left_behind(entry.name):
+                continue
             if entry.is_dir():
                 yield from _files(Path(entry.path), f"{inside}{entry.name}/", (*ancestors, (here.st_dev, here.st_ino)))
             else:
@@ -226,9 +257,12 @@ def _files(folder: Path, inside: str = "", ancestors: tuple[tuple[int, int], ...
 
 def stamp(path: Path) -> Stamp:
     """Return what changes, without reading a file, when its contents do: sizes and times."""
-    if len(parts := parts_of(path)) > 1:
-        return [value for part in parts for value in _stamp(part)]
-    return _stamp(path)
+    return [*(value for part in parts_of(path) for value in _stamp(part)), *_frame(path)]
+
+
+def _frame(path: Path) -> list[str]:
+    """Return the frame that a name asks for, or nothing."""
+    return [frame] if (frame := file_and_frame(path)[1]) else []
 
 
 def _stamp(path: Path) -> Stamp:

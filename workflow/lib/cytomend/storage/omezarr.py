@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,26 @@ from numpy.typing import NDArray
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.absent import (
+    Chunks,
+    absent_in_shards,
+    ground_value,
+    refuse_contradicted,
+    refuse_damaged,
+    refuse_misnamed,
+    refuse_stopped_copy,
+    sampled,
+    with_fill,
+)
+from cytomend.storage.desktop import without_left_behind
 from cytomend.storage.pixel_size import credible_size_um, length_um
-from cytomend.storage.raster import PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.publish import lost_files
+from cytomend.storage.raster import LABELS, PixelKind, SectionImage, check_pixels, first_line
 
 VERSIONS = ("0.4", "0.5")
+"""Of Zarr formats 2 and 3."""
+CONVERTED = "converted"
+"""Attribute of a scan that `cytomend convert` wrote."""
 _ADVICE = "give the OME-Zarr image itself, the folder whose metadata hold 'multiscales'"
 
 
@@ -36,7 +53,61 @@ def open_omezarr(path: Path, kind: PixelKind) -> SectionImage:
             " to be mended alone"
         )
     check_pixels(path, kind, shape=(sizes["y"], sizes["x"]), channels=sizes.get("c", 1), dtype=array.dtype)
-    return OmeZarrImage(path, array, axes=_names(axes), pixel_size_um=_pixel_size(axes, multiscale, dataset))
+    array, warnings = _grounded(path, group, array, _names(axes), multiscale, kind)
+    image = OmeZarrImage(path, array, axes=_names(axes), pixel_size_um=_pixel_size(axes, multiscale, dataset))
+    image.warnings += warnings
+    return image
+
+
+def _grounded(
+    path: Path, group: zarr.Group, array: zarr.Array[Any], axes: str, multiscale: dict[str, Any], kind: PixelKind
+) -> tuple[zarr.Array[Any], list[str]]:
+    """Return level 0 with ground where chunks are absent, and what to say of it; see `cytomend.storage.absent`.
+
+    Raises
+    ------
+    InputError
+        If their absence means that the store is damaged.
+    """
+    folder = path / array.path
+    chunks = Chunks.of(folder, array)
+    refuse_misnamed(path, folder, array, chunks)
+    absent, what = len(chunks.absent), "shards" if array.shards else "chunks"
+    shape = (int(array.shape[-2]), int(array.shape[-1]))
+    if kind is LABELS:  # those that mark nothing are seldom written
+        if absent:
+            refuse_contradicted(path, chunks, shape, _coarser(group, multiscale, array.ndim), flat=0)
+        return array, [] if chunks.present else [f"{path}: none of its {absent} {what} was written; it marks nothing"]
+    refuse_damaged(path, chunks, axes)
+    if CONVERTED in group.attrs:
+        if lost := lost_files(path):  # what is absent besides is of the fill value, for the store was written whole
+            raise InputError(f"{path}: expected all files that were converted, found {lost[0]} missing; copy it again")
+        return array, []
+    inner, looked = absent_in_shards(folder, array, chunks)
+    if not absent and not inner:
+        return array, []
+    filled: Any = array.metadata.fill_value
+    declared = None if filled is None else float(filled)
+    ground = ground_value(sampled(array, chunks), declared)
+    if ground:
+        refuse_stopped_copy(path, chunks, declared)
+    refuse_contradicted(path, chunks, shape, _coarser(group, multiscale, array.ndim))
+    counted = [f"{absent} of {chunks.count} {what}"] * (absent > 0)
+    counted += [f"{inner} of {looked} chunks in shards"] * (inner > 0)
+    return with_fill(array, ground), [
+        f"{path}: {' and '.join(counted)} of level 0 are absent, and read as ground of the value {ground}"
+    ]
+
+
+def _coarser(group: zarr.Group, multiscale: dict[str, Any], dimensions: int) -> Iterator[zarr.Array[Any]]:
+    """Yield the levels below level 0 that can be opened, the largest first."""
+    for dataset in multiscale["datasets"][1:]:
+        try:
+            level = group[str(dataset["path"])]
+        except Exception:
+            continue
+        if isinstance(level, zarr.Array) and level.ndim == dimensions:
+            yield level
 
 
 class OmeZarrImage(SectionImage):
@@ -61,11 +132,11 @@ class OmeZarrImage(SectionImage):
 
 
 def _open_group(path: Path) -> zarr.Group:
-    if not any((path / name).exists() for name in (".zgroup", "zarr.json", ".zarray")):
-        found = "an empty folder" if not any(path.iterdir()) else "a folder without .zgroup or zarr.json"
-        raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; check the path")
+    if not _has_metadata(path):
+        found, cure = _other_folder(path)
+        raise InputError(f"{path}: expected an image file or an OME-Zarr folder, found {found}; {cure}")
     try:
-        return zarr.open_group(path, mode="r")
+        return zarr.open_group(path, mode="r", use_consolidated=False)  # it may be older than what it describes
     except Exception as error:  # zarr raises several kinds for damaged metadata
         raise InputError(
             f"{path}: expected an OME-Zarr image, found a folder whose Zarr metadata cannot be read"
@@ -73,18 +144,53 @@ def _open_group(path: Path) -> zarr.Group:
         ) from error
 
 
+def _other_folder(path: Path) -> tuple[str, str]:
+    """Return what a folder is that is no Zarr store, and what to do."""
+    held = without_left_behind(path.iterdir())
+    if not held:
+        return "an empty folder", "check the path"
+    if any(part.name == "Slidedat.ini" for part in held):
+        return "the folder of a MIRAX slide", f"give the file beside it, {path.name}.mrxs"
+    if dicom := sorted(part.name for part in held if part.suffix.lower() == ".dcm"):
+        return "a folder of DICOM files", f"give one of them, such as {dicom[0]}"
+    if stores := sorted(part.name for part in held if part.is_dir() and _has_metadata(part)):
+        return "a folder that holds Zarr stores", f"give one of them, such as {path / stores[0]}"
+    return "a folder without .zgroup or zarr.json", "check the path"
+
+
+def _has_metadata(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (".zgroup", "zarr.json", ".zarray"))
+
+
 def _multiscale(path: Path, group: zarr.Group) -> dict[str, Any]:
     attributes = dict(group.attrs)
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, dict):
         raise InputError(f"{path}: expected 'ome' metadata as an object, found {type(ome).__name__}; {_ADVICE}")
+    if "multiscales" not in ome and (images := _images_in(path)):
+        raise InputError(
+            f"{path}: expected an OME-Zarr image, found a store that holds {len(images)} of them; give one, such as"
+            f" {path / images[0]}"
+        )
     multiscale = _first(path, ome.get("multiscales"), "multiscales")
-    version = ome.get("version") if "ome" in attributes else multiscale.get("version")
+    usual = VERSIONS[group.metadata.zarr_format - 2]  # 0.4 recommends to name the version, and does not demand it
+    version = (ome.get("version") if "ome" in attributes else None) or multiscale.get("version") or usual
     if version not in VERSIONS:
         raise InputError(
             f"{path}: expected OME-Zarr version {' or '.join(VERSIONS)}, found {version!r}; convert it to one of them"
         )
     return multiscale
+
+
+def _images_in(path: Path) -> list[str]:
+    """Return the names of the images that a store holds as groups, as bioformats2raw writes them."""
+    held = [part for part in without_left_behind(path.iterdir()) if part.is_dir() and part.name != "labels"]
+    described = [part for part in held if any(_says_multiscales(part / name) for name in (".zattrs", "zarr.json"))]
+    return sorted((part.name for part in described), key=lambda name: (len(name), name))
+
+
+def _says_multiscales(metadata: Path) -> bool:
+    return metadata.is_file() and '"multiscales"' in metadata.read_text(encoding="utf-8", errors="replace")
 
 
 def _first(path: Path, values: object, name: str) -> dict[str, Any]:

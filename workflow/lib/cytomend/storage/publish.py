@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from cytomend.errors import InputError, ResourceError
+from cytomend.storage.desktop import lies_in_left_behind, without_left_behind
+from cytomend.storage.frames import file_of
 
 CHECKSUMS = "checksums.tsv"
 READERS = 4
@@ -69,7 +71,7 @@ def require_replaceable(folder: Path) -> None:
     if not os.path.lexists(folder) or (
         folder.is_dir()
         and not folder.is_symlink()
-        and ((folder / CHECKSUMS).is_file() or not {path.name for path in folder.iterdir()} - BOOKKEEPING)
+        and ((folder / CHECKSUMS).is_file() or not _names(folder) - BOOKKEEPING)
     ):
         return
     raise InputError(
@@ -254,7 +256,7 @@ def refuse_over(out: Path, sources: Iterable[Path | None]) -> None:
     if not out.name:
         raise InputError(f"--out {out}: expected the name of a new file or folder")
     place = out.resolve()
-    for source in sources:
+    for source in (source and file_of(source) for source in sources):
         if source and (place.is_relative_to(source.resolve()) or source.resolve().is_relative_to(place)):
             raise InputError(f"--out {out}: would replace or change {source}, which is to be read; choose another")
 
@@ -306,7 +308,15 @@ def _existing(path: Path) -> Path:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and path.name not in BOOKKEEPING)
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in BOOKKEEPING and not lies_in_left_behind(path.relative_to(folder))
+    )
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in without_left_behind(folder.iterdir())}
 
 
 def _sha256_of_all(folder: Path, names: list[str]) -> Iterator[str]:

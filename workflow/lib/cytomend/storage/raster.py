@@ -28,7 +28,7 @@ class PixelKind:
     channels : tuple of int
         Accepted numbers of channels, once alpha is dropped.
     photometrics : tuple of int
-        Accepted meanings of values, as numbered by TIFF: 0 white-is-zero, 1 black-is-zero, 2 RGB.
+        Accepted meanings of values, as numbered by TIFF: 0 white-is-zero, 1 black-is-zero, 2 RGB, 3 palette.
     """
 
     expected: str
@@ -37,10 +37,11 @@ class PixelKind:
     photometrics: tuple[int, ...]
 
 
+INDICES_READ = "has a colour table; its indices are read: 0 is intact, every other one is damage, whatever its colour"
 ALPHA_UNUSED = "its alpha channel is not used"
 TISSUE = PixelKind("an 8 or 16 bit unsigned image, grey or RGB", ("uint8", "uint16"), (1, 3), (1, 2))
 LABELS = PixelKind(
-    "a mask of bits or unsigned labels in one channel", ("bool", "uint8", "uint16", "uint32"), (1,), (0, 1, 2)
+    "a mask of bits or unsigned labels in one channel", ("bool", "uint8", "uint16", "uint32"), (1,), (0, 1, 2, 3)
 )
 
 

@@ -14,8 +14,18 @@ from PIL import Image
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.frames import STORED, UPRIGHT, require_frame
+from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_density
-from cytomend.storage.raster import ALPHA_UNUSED, PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import (
+    ALPHA_UNUSED,
+    INDICES_READ,
+    LABELS,
+    PixelKind,
+    SectionImage,
+    check_pixels,
+    first_line,
+)
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -23,27 +33,30 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 # Neither format can be read by region.
 LARGEST_BYTES = 512 << 20
 
+PALETTE = "P"
 # Pillow's names for the pixels, with the samples that are colour or grey, the samples stored, and their numpy type.
 _MODES: dict[str, tuple[int, int, str]] = {
     "1": (1, 1, "bool"),
     "L": (1, 1, "uint8"),
     "LA": (1, 2, "uint8"),
     "I;16": (1, 1, "uint16"),
+    PALETTE: (1, 1, "uint8"),
     "RGB": (3, 3, "uint8"),
     "RGBA": (3, 4, "uint8"),
 }
 
 
-def open_small(path: Path, kind: PixelKind) -> SectionImage:
+def open_small(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
     """Decode a PNG or JPEG; see `cytomend.storage.images.open_image`."""
+    require_frame(path, frame, STORED, UPRIGHT)
     try:
-        shape, mode, density = _header(path)
+        shape, mode, density, orientation = _header(path)
     except Image.DecompressionBombError as error:
         raise _too_large(path, first_line(error)) from error
     except OSError as error:
         raise _damaged(path, error) from error
-    if mode not in _MODES:
-        found = {"P": "palette"}.get(mode, mode)
+    if mode not in _MODES or (mode == PALETTE and kind is not LABELS):
+        found = {PALETTE: "palette"}.get(mode, mode)
         raise InputError(f"{path}: expected plain grey or RGB values, found {found} pixels; export it as grey or RGB")
     channels, samples, _ = _MODES[mode]
     if shape[0] * shape[1] * samples > LARGEST_BYTES:
@@ -58,7 +71,9 @@ def open_small(path: Path, kind: PixelKind) -> SectionImage:
     image = SmallImage(path, np.moveaxis(pixels[..., :channels], -1, 0), size_from_density(*density, "inch"))
     if channels < samples:
         image.warnings.append(f"{path}: {ALPHA_UNUSED}")
-    return image
+    if mode == PALETTE:
+        image.warnings.append(f"{path}: {INDICES_READ}")
+    return oriented(image, orientation, frame)
 
 
 class SmallImage(SectionImage):
@@ -80,11 +95,11 @@ class SmallImage(SectionImage):
         return np.array(self._pixels[:, *box.slices], order="C")
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str, tuple[float, float]]:
-    """Return (height, width), Pillow's name of the pixels and their (y, x) number per inch, without decoding."""
+def _header(path: Path) -> tuple[tuple[int, int], str, tuple[float, float], object]:
+    """Return (height, width), Pillow's name of the pixels, their (y, x) number per inch, and the orientation tag."""
     with _pillow_image(path) as image:
         per_x, per_y = image.info.get("dpi", (0, 0))
-        return (image.height, image.width), image.mode, (float(per_y), float(per_x))
+        return (image.height, image.width), image.mode, (float(per_y), float(per_x)), image.getexif().get(TAG)
 
 
 def _pillow_image(source: Path | io.BytesIO) -> Image.Image:
@@ -96,10 +111,11 @@ def _pillow_image(source: Path | io.BytesIO) -> Image.Image:
 def _decode(data: bytes, mode: str) -> NDArray[Any]:
     """Return (height, width, samples).
 
-    A PNG is left to imagecodecs, because Pillow reduces 16 bit RGB to 8; a JPEG to Pillow, because imagecodecs fills
+    A PNG is left to imagecodecs, because Pillow reduces 16 bit RGB to 8; of one with a colour table Pillow gives the
+    indices. A JPEG is left to Pillow, because imagecodecs fills
     what a truncated file lacks with grey.
     """
-    if data.startswith(PNG_MAGIC):
+    if data.startswith(PNG_MAGIC) and mode != PALETTE:
         pixels = np.asarray(imagecodecs.png_decode(data))
     else:
         pixels = np.asarray(_pillow_image(io.BytesIO(data)))

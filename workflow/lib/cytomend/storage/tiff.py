@@ -6,13 +6,16 @@ thread-safe and an uncompressed file without tiles costs no more than the box th
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,21 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
+from cytomend.storage.absent import SAMPLES, evenly, ground_value
+from cytomend.storage.containers import refuse_by_flags
+from cytomend.storage.frames import STORED, UPRIGHT, require_frame
+from cytomend.storage.orientation import TAG, oriented
 from cytomend.storage.pixel_size import size_from_aperio, size_from_density, size_from_ome_xml, size_from_tiff_tags
-from cytomend.storage.raster import ALPHA_UNUSED, TISSUE, PixelKind, SectionImage, check_pixels, first_line
+from cytomend.storage.raster import (
+    ALPHA_UNUSED,
+    INDICES_READ,
+    LABELS,
+    TISSUE,
+    PixelKind,
+    SectionImage,
+    check_pixels,
+    first_line,
+)
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -31,12 +47,15 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHE_BYTES = 64 << 20
 STRIP_CACHE_ROWS = 4608  # the largest boxes in use are 4096 px high, and seldom begin where a strip does
 STRIP_CACHE_BYTES = 1 << 30
+LONGEST_SAID = 300
+MOST_PAGES = 64
+"""So many pages are looked at for a larger image than the one that is read."""
 LARGE_BYTES, LARGE_TILE_BYTES = 1 << 30, 64 << 20
 """A scan from this size on is told of if it lies in compressed strips, or in tiles of that size."""
 # A compressed strip must be decoded whole; above this the file cannot be read by region.
 LARGEST_SEGMENT_BYTES = 512 << 20
 
-_WHITE_IS_ZERO, _RGB, _YCBCR = 0, 2, 6
+_WHITE_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 2, 3, 6
 _JPEG = {6, 7, 33007, 34892}
 _APERIO_YCBCR = 33003  # decoded without its colour transform, so the colours would be wrong
 _PHOTOMETRIC_NAMES = {
@@ -50,11 +69,15 @@ _PHOTOMETRIC_NAMES = {
 _ALPHA = {1, 2}
 
 
-def open_tiff(path: Path, kind: PixelKind) -> SectionImage:
+def open_tiff(path: Path, kind: PixelKind, frame: str = "") -> SectionImage:
     """Open the full-resolution plane of a TIFF; see `cytomend.storage.images.open_image`."""
+    require_frame(path, frame, STORED, UPRIGHT)
     try:
-        with TiffFile(path, _multifile=False) as tif:
-            return _open_plane(path, tif, kind)
+        with heard_from_tifffile() as said, TiffFile(path, _multifile=False) as tif:
+            refuse_by_flags(path, tif)
+            image = _open_plane(path, tif, kind)
+            image.warnings += [f"{path}: tifffile says: {sentence}" for sentence in said]
+            return oriented(image, _orientation(image), frame)
     except (InputError, MemoryError):
         raise
     except OSError as error:
@@ -67,7 +90,8 @@ def open_tiff(path: Path, kind: PixelKind) -> SectionImage:
 
 def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
     index, series = _largest_series(path, tif)
-    pages = _channel_pages(path, series)
+    _refuse_larger_elsewhere(path, tif, series)
+    pages = _channel_pages(path, series, tif)
     first = _keyframe(pages[0])
     channels = len(pages) if len(pages) > 1 else _colour_channels(first)
     shape = (int(first.imagelength), int(first.imagewidth))
@@ -75,15 +99,66 @@ def _open_plane(path: Path, tif: TiffFile, kind: PixelKind) -> TiffImage:
     check_pixels(path, kind, shape=shape, channels=channels, dtype=_dtype(path, first, kind))
     planes = [_plane(path, page, path.stat().st_size) for page in pages]
     image = TiffImage(path, planes, channels=channels, pixel_size_um=_pixel_size(tif, index, first))
+    image.warnings += _laid_on_ground(path, planes, image, kind)
     if kind is TISSUE and (warning := _slow_to_read(path, planes[0], image)):
         image.warnings.append(warning)
     if len(pages) == 1 and channels < int(first.samplesperpixel):
         image.warnings.append(f"{path}: {ALPHA_UNUSED}")
+    if first.photometric == _PALETTE:
+        image.warnings.append(f"{path}: {INDICES_READ}")
+    if "<BinaryOnly" in str(first.description):
+        image.warnings.append(f"{path}: its metadata stand in another file, which is not read")
     if first.photometric == _WHITE_IS_ZERO:
         # tifffile and ImageJ write masks so, and count on the value that is stored.
         image.warnings.append(f"{path}: stored as white-is-zero; stored values other than 0 are taken as marked")
     image.read(Box(0, 0, 1, 1))  # a codec that we lack is found out now, not hours later
     return image
+
+
+def _orientation(image: TiffImage) -> int:
+    tag = image.page.tags.get(TAG)
+    return int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
+
+
+@contextmanager
+def heard_from_tifffile() -> Iterator[list[str]]:
+    """Yield a list that receives what tifffile warns of in this thread: that it skips or guesses something."""
+    said, thread = list[str](), get_ident()
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread and (sentence := record.getMessage()[:LONGEST_SAID]) not in said:
+                said.append(sentence)
+
+    ear, logger = Ear(logging.WARNING), logging.getLogger("tifffile")
+    logger.addHandler(ear)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(ear)
+
+
+def _laid_on_ground(path: Path, planes: list[_Plane], image: TiffImage, kind: PixelKind) -> list[str]:
+    """Let an image show ground where tiles or strips were never written, and return what to say of it.
+
+    Raises
+    ------
+    InputError
+        If none was ever written, though it is a scan.
+    """
+    count, absent = sum(plane.count for plane in planes), sum(len(plane.absent) for plane in planes)
+    what = "tiles" if planes[0].page.is_tiled else "strips"
+    if not absent:
+        return []
+    if kind is LABELS:
+        image.ground = int(planes[0].page.nodata)
+        return [f"{path}: {absent} of {count} {what} were never written, and are read as {image.ground}"]
+    if absent == count:
+        raise InputError(f"{path}: expected pixels, found none of {count} {what} written; copy or export it again")
+    image.ground = ground_value(image.sampled(), planes[0].page.nodata)
+    return [
+        f"{path}: {absent} of {count} {what} were never written, and are read as ground of the value {image.ground}"
+    ]
 
 
 def _slow_to_read(path: Path, plane: _Plane, image: TiffImage) -> str:
@@ -115,15 +190,49 @@ def _largest_series(path: Path, tif: TiffFile) -> tuple[int, TiffPageSeries]:
     return largest[0]
 
 
-def _channel_pages(path: Path, series: TiffPageSeries) -> list[TiffPage | TiffFrame]:
+def _refuse_larger_elsewhere(path: Path, tif: TiffFile, series: TiffPageSeries) -> None:
+    """Refuse a file that holds a larger image than that which would be read, as below a preview.
+
+    Raises
+    ------
+    InputError
+        If one of its first pages, or of the images below them, is larger.
+    """
+    area = _extent(series, "Y") * _extent(series, "X")
+    for number in range(min(len(tif.pages), MOST_PAGES)):
+        page = tif.pages[number]
+        below = page.pages or () if isinstance(page, TiffPage) else ()
+        for image in (page, *below):
+            frame = _keyframe(image)
+            if int(frame.imagelength) * int(frame.imagewidth) > area:
+                raise InputError(
+                    f"{path}: expected its largest image to be the scan, found one of {frame.imagelength} x"
+                    f" {frame.imagewidth} beside or below that of {_extent(series, 'Y')} x {_extent(series, 'X')}"
+                    " (height x width), which its metadata name; export the scan again as a TIFF of its own"
+                )
+
+
+def _other_files(path: Path, tif: TiffFile) -> list[str]:
+    """Return the files besides this one that the OME-XML of a TIFF says hold planes of it."""
+    names = dict.fromkeys(re.findall(r'FileName="([^"]+)"', tif.ome_metadata or "")) if tif.is_ome else {}
+    return [name for name in names if name != path.name] if len(names) > 1 else []
+
+
+def _channel_pages(path: Path, series: TiffPageSeries, tif: TiffFile) -> list[TiffPage | TiffFrame]:
     """Return the pages of one plane: one, or one for each channel."""
     planes = int(np.prod([size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "CSYX"]))
     if planes > 1:
         raise _stack_error(path, f"{planes} planes (axes {series.axes}, shape {series.shape})")
     pages = [page for page in series.pages if page is not None]
+    if others := _other_files(path, tif):
+        raise InputError(
+            f"{path}: expected one file that holds all planes, found an OME-TIFF spread over several files, with"
+            f" {others[0]}; export it as one file, as by bfconvert"
+        )
     if len(pages) < len(series.pages):
         raise InputError(
-            f"{path}: expected one file that holds all planes, found an OME-TIFF spread over several files"
+            f"{path}: expected {len(series.pages)} pages, of which its OME-XML speaks (axes {series.axes}, shape"
+            f" {series.shape}), found {len(pages)}; export it again, as a plain TIFF without OME-XML"
         )
     if len(pages) != _extent(series, "C") and len(pages) != 1:
         raise _stack_error(path, f"{len(pages)} pages (axes {series.axes}, shape {series.shape})")
@@ -203,6 +312,17 @@ class _Plane:
     decode: Callable[..., Any]  # (data, index) -> (1, h, w, samples), position, shape
 
     @property
+    def count(self) -> int:
+        """How many segments there are, absent ones too."""
+        rows, columns = _grid((self.page.imagelength, self.page.imagewidth), self.block_px)
+        return rows * columns * (int(self.page.samplesperpixel) if self.page.planarconfig == 2 else 1)
+
+    @property
+    def absent(self) -> NDArray[np.int64]:
+        """Indices of segments that were never written."""
+        return np.flatnonzero(self.byte_counts[: self.count] == 0)
+
+    @property
     def block_px(self) -> tuple[int, int]:
         if self.page.is_tiled:
             return int(self.page.tilelength), int(self.page.tilewidth)
@@ -224,15 +344,17 @@ def _plane(path: Path, page: TiffPage | TiffFrame, file_bytes: int) -> _Plane:
     options = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if int(frame.compression) in _JPEG else {}
     # Bound while the file is open, because tifffile looks into it to choose the decoder.
     plane = _Plane(frame, offsets, counts, partial(frame.decode, **options))
-    rows, columns = _grid((frame.imagelength, frame.imagewidth), plane.block_px)
-    expected = rows * columns * (int(frame.samplesperpixel) if frame.planarconfig == 2 else 1)
-    if len(offsets) < expected or len(counts) < expected:
+    if len(offsets) < plane.count or len(counts) < plane.count:
         raise InputError(
-            f"{path}: expected {expected} strips or tiles, found {len(offsets)}; copy or export the file again"
+            f"{path}: expected {plane.count} strips or tiles, found {len(offsets)}; copy or export the file again"
         )
     if not frame.is_tiled and ((counts == 0) & (offsets > 0)).any():  # of a tile it says that nothing was scanned there
         raise InputError(
             f"{path}: expected the length of every strip, found strips of 0 bytes; save it again in another program"
+        )
+    if ((offsets[: plane.count] == 0) & (counts[: plane.count] > 0)).any():
+        raise InputError(
+            f"{path}: expected the place of every strip or tile, found some without one; copy or export it again"
         )
     end = int((offsets + counts)[counts > 0].max(initial=0))
     if end > file_bytes or int(offsets.min()) < 0 or int(counts.min()) < 0:
@@ -274,6 +396,8 @@ class TiffImage(SectionImage):
             pixel_size_um=pixel_size_um,
             block_px=planes[0].block_px,
         )
+        self.page = page
+        self.ground = 0
         self._planes = planes
         self._file = os.open(path, os.O_RDONLY)
         self._decoded = _SegmentCache(_cache_bytes(planes[0], self.channels * self.dtype.itemsize))
@@ -297,6 +421,15 @@ class TiffImage(SectionImage):
                 self._copy_segment(number, index, segment_box, box, target[channels])
         return out
 
+    def sampled(self) -> NDArray[Any]:
+        """Return the pixels of some segments that were written, as one row."""
+        there = [
+            (number, int(index))
+            for number, plane in enumerate(self._planes)
+            for index in np.flatnonzero(plane.byte_counts[: plane.count])
+        ]
+        return np.concatenate([self._segment(*place).ravel() for place in evenly(there, SAMPLES)])
+
     def _segments(self, plane: _Plane, box: Box, channels: int) -> Iterator[tuple[slice, Box, int]]:
         """Yield (channels held, extent, index) of each strip or tile that meets the box."""
         rows, columns = _grid(self.shape, plane.block_px)
@@ -315,8 +448,7 @@ class TiffImage(SectionImage):
         part = box.intersect(extent)
         inside = part.relative_to(extent)
         if plane.byte_counts[index] == 0:
-            fill = plane.page.nodata  # a tile that was never written
-            pixels = np.full((*inside.shape, len(target)), fill, self.dtype)
+            pixels = np.full((*inside.shape, len(target)), self.ground, self.dtype)
         elif plane.is_raw:
             pixels = self._raw_rows(plane, index, extent, inside)
         else:
