@@ -51,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == stage:
             module = importlib.import_module(f"cytomend.stages.{name.replace('-', '_')}")
             module.add_arguments(command)
-            command.set_defaults(run=module.main)
+            command.set_defaults(run=module.main, module=module)
     args = parser.parse_args(arguments)
     begin_log()
     try:
+        importlib.import_module("cytomend.handed").check_handed(stage, args.module, args)
         args.run(args)
     except (InputError, ResourceError, Stopped) as error:
         print(f"cytomend {stage}: {told(error)}", file=sys.stderr)

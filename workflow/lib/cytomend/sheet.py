@@ -22,7 +22,7 @@ from cytomend.grafts.join import PIXEL_SIZE_TOLERANCE
 from cytomend.grafts.settings import GraftSettings
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
-from cytomend.settings import Record, checked, schema
+from cytomend.settings import Record, check_pyramid, checked, schema
 from cytomend.stains import parse_stain
 from cytomend.storage.edition import annotation_roles
 
@@ -94,11 +94,7 @@ def read_sheet(path: Path, config: Record, only: Collection[str] | None = None) 
         If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs
         twice.
     """
-    pyramid = config["pyramid"]
-    if pyramid["shard_px"] % pyramid["chunk_px"]:
-        raise InputError(
-            f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
-        )
+    check_pyramid(config["pyramid"], block="pyramid.")
     for block in ("evaluate", "report"):
         parse_stain(config[block]["stain"])
     models = cache(_model)
