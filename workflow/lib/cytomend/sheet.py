@@ -244,6 +244,7 @@ def settings_of(
             "stain": row["stain"],
             "value_range": value_range(row, where),
             "grow_px": own("grow_px", "mask"),
+            "max_covered": float(own("max_covered", "mask")),
             **{name: classes_of(row, name, config["mask"][name]) for name in CLASSES},
             "screened": not annotations,
             "shards": row["shards"],
