@@ -20,6 +20,7 @@ from cytomend.regions.polygon_mask import PolygonMask, polygon_mask
 from cytomend.regions.value_range import value_range
 from cytomend.storage.images import SectionImage, is_image, open_image, open_labels
 from cytomend.storage.omezarr import attributes_of
+from cytomend.table_text import read_table_text
 from cytomend.values import ValueRange, to_model
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def read_names(path: Path) -> dict[int, str]:
     """
     expected = 'expected JSON such as {"1": "V1"}, or a TSV with the columns value and name'
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_table_text(path, "the table of names")
         if path.suffix.lower() == ".json":
             pairs = list(json.loads(text).items())
         else:
