@@ -122,7 +122,7 @@ def plan_section(
         sources = {role: read_source(path, editions.get(role)) for role, path in read.items()}
         declared = _declared(paths, image.shape, settings)
         mask = GrownMask(declared, settings.grow_px)
-        doubts = _covering_warnings(image, mask, annotation, settings)
+        doubts = _covering_warnings(image, declared, annotation, settings)
         log.info(
             "section %s: %s px, %d channels, %s; annotation %s",
             settings.section,
