@@ -8,6 +8,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/lib
 export OMP_WAIT_POLICY := PASSIVE
+# Snakemake keeps a cache under the home folder, which a container or a node may not let it write.
+CACHE := $(shell d="$${XDG_CACHE_HOME:-$$HOME/.cache}"; while [ ! -e "$$d" ] && [ "$$d" != / ]; do d=$$(dirname "$$d"); done; [ -d "$$d" ] && [ -w "$$d" ] && echo writable)
+ifneq ($(CACHE),writable)
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
 WITNESS := { sha256sum envs/requirements.lock pyproject.toml; pwd; }
 
 setup:

@@ -251,7 +251,7 @@ def test_a_stage_killed_at_any_moment_leaves_nothing_wrong_and_ends_with_the_sam
     else:
         store = tmp_path / "0.zarr"
         undisturbed_run(command("mend-shard", **words, **mending, device="cpu", out=store))
-        words |= {"shards": [store], "settings": json.dumps({"chunk_px": 16, "shard_px": 16})}
+        words |= {"shards": [store], "settings": json.dumps({"chunk_px": 64, "shard_px": 64})}
     expected, out = tmp_path / "undisturbed" / "it.zarr", tmp_path / "killed" / "it.zarr"
     undisturbed_run(command(stage, **words, out=expected))
     whole = undisturbed_run(command(stage, **words, out=tmp_path / "timed" / "it.zarr"))

@@ -777,8 +777,11 @@ def test_a_mask_of_another_size_is_refused_with_both_sizes(refused):
 
 
 def test_a_section_without_anything_intact_is_refused(refused):
-    sentence = refused(lambda section: tifffile.imwrite(section.annotation, np.ones((151, 133), "uint8")))
-    assert "nothing intact is left" in sentence
+    def cover(section):
+        tifffile.imwrite(section.annotation, np.ones((151, 133), "uint8"))
+
+    assert "covers 100% of the tissue" in refused(cover)
+    assert "nothing intact is left" in refused(cover, max_covered=1)
 
 
 def test_an_annotation_outside_the_image_is_refused(refused, tmp_path):

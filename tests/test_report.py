@@ -107,7 +107,7 @@ def mender(model_of):
         resolution = {"resolution": (1e4 / tag_um, 1e4 / tag_um), "resolutionunit": "CENTIMETER"} if tag_um else {}
         tifffile.imwrite(folder / "scan.tif", image, photometric="rgb" if channels == 3 else "minisblack", **resolution)
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
-        settings = PlanSettings(section, 1.0, stain, None, 0, [], 1, 24, 32, channels, samples)
+        settings = PlanSettings(section, 1.0, stain, None, 0, [], 1, 24, 32, channels, samples, max_covered=1)
         plan_section(folder / "scan.tif", folder / "mask.png", settings, folder / "plan")
         machine = Machine(torch.device("cpu"), 1, 8)
         how = MendSettings("timemap", 2, 10, 10, 11)

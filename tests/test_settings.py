@@ -43,7 +43,8 @@ def refusal(function, *arguments, **options):
 
 def test_an_empty_configuration_is_completed_with_its_defaults():
     assert CONFIG["mend"]["sampler"] == "timemap"
-    assert CONFIG["mask"] == {"grow_px": 3, "include_classes": [], "exclude_classes": [], "tissue_classes": ["Tissue"]}
+    classes = {"include_classes": [], "exclude_classes": [], "tissue_classes": ["Tissue"]}
+    assert CONFIG["mask"] == {"grow_px": 3, "max_covered": 0.5, **classes}
     assert checked({"mask": None, "mend": {"seed": 5}}, "config", "x")["mend"] == {**CONFIG["mend"], "seed": 5}
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cytomend import __version__
+from cytomend.console import lost_output, use_outlets
 from cytomend.diary import Stopped, begin_log, supervised, told
 from cytomend.errors import InputError, ResourceError
 
@@ -51,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == stage:
             module = importlib.import_module(f"cytomend.stages.{name.replace('-', '_')}")
             module.add_arguments(command)
-            command.set_defaults(run=module.main)
+            command.set_defaults(run=module.main, module=module)
     args = parser.parse_args(arguments)
     begin_log()
     try:
+        importlib.import_module("cytomend.handed").check_handed(stage, args.module, args)
         args.run(args)
     except (InputError, ResourceError, Stopped) as error:
         print(f"cytomend {stage}: {told(error)}", file=sys.stderr)
@@ -66,5 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> int:
-    """Run one stage as a job: if it is killed, its log says so."""
-    return supervised(main)
+    """Run one stage as a job: if it is killed, its log says so; what cannot be printed undoes no work."""
+    use_outlets()
+    return supervised(_printed)
+
+
+def _printed() -> int:
+    """Run one stage, and say where its output is lost."""
+    status = main()
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if lost := lost_output():
+        print(f"cytomend: {lost}", file=sys.stderr)
+        return status or ResourceError.status
+    return status

@@ -32,6 +32,7 @@ from cytomend.errors import InputError
 from cytomend.geometry import Box
 from cytomend.settings import Record, checked, schema
 from cytomend.storage.desktop import without_left_behind
+from cytomend.table_text import read_table_text
 
 ACCEPT, LEAVE, REDRAW = "accept", "leave", "redraw"
 
@@ -223,10 +224,7 @@ def _read_table(path: Path, only: Collection[str] | None) -> Iterator[Decision]:
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (row number as a spreadsheet counts, cells) of what is neither empty nor a comment."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the decisions cannot be read ({error}); save them as text in UTF-8") from error
+    text = read_table_text(path, "the table of decisions")
     number = 0
     try:
         for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True), start=1):

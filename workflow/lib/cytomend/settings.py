@@ -59,9 +59,22 @@ def checked(record: object, schema_name: str, where: str) -> Record:
     completed = _with_defaults(deepcopy(record), schema(schema_name))
     errors = sorted(_validator(schema_name).iter_errors(completed), key=lambda e: list(map(str, e.path)))
     if errors:
-        raise InputError(f"{where}: " + "; ".join(_sentence(error) for error in errors))
+        raise InputError(f"{where}: " + "; ".join(sentence(error) for error in errors))
     assert isinstance(completed, dict)
     return completed
+
+
+def check_pyramid(record: Record, where: str = "", block: str = "") -> None:
+    """Refuse shards that no whole number of chunks fills.
+
+    Parameters
+    ----------
+    record : entries ``chunk_px`` and ``shard_px``
+    where, block : what messages put before the sentence, and before the names of the entries
+    """
+    chunk_px, shard_px = record["chunk_px"], record["shard_px"]
+    if shard_px % chunk_px:
+        raise InputError(f"{where}{block}shard_px is {shard_px}, expected a multiple of {block}chunk_px, {chunk_px}")
 
 
 def read_yaml(path: Path, schema_name: str) -> Record:
@@ -107,7 +120,7 @@ def _with_defaults(value: Any, rules: Record) -> Any:  # noqa: ANN401 - YAML hol
     return value
 
 
-def _sentence(error: jsonschema.ValidationError) -> str:
+def sentence(error: jsonschema.ValidationError) -> str:
     """Say in one sentence which entry is wrong, what was expected, and what the entry means."""
     entry = ".".join(map(str, error.path)) or "(top level)"
     meaning = error.schema.get("description", "") if isinstance(error.schema, dict) else ""

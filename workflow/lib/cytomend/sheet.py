@@ -6,9 +6,9 @@ has thousands of rows.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,10 +22,11 @@ from cytomend.grafts.join import PIXEL_SIZE_TOLERANCE
 from cytomend.grafts.settings import GraftSettings
 from cytomend.places import model_file
 from cytomend.regions.lattice import Lattice
-from cytomend.settings import Record, checked, schema
+from cytomend.settings import Record, check_pyramid, checked, schema
 from cytomend.stains import parse_stain
 from cytomend.storage.edition import annotation_roles
 from cytomend.storage.frames import file_of, framed
+from cytomend.table_text import decimal_comma, plain_cell, read_table_text, table_rows
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +96,7 @@ def read_sheet(path: Path, config: Record, only: Collection[str] | None = None) 
         If the sheet is missing, has unknown, missing or doubled columns, a row breaks the schema, or a name occurs
         twice.
     """
-    pyramid = config["pyramid"]
-    if pyramid["shard_px"] % pyramid["chunk_px"]:
-        raise InputError(
-            f"pyramid.shard_px is {pyramid['shard_px']}, expected a multiple of pyramid.chunk_px, {pyramid['chunk_px']}"
-        )
+    check_pyramid(config["pyramid"], block="pyramid.")
     for block in ("evaluate", "report"):
         parse_stain(config[block]["stain"])
     models = cache(_model)
@@ -136,7 +133,9 @@ def checked_rows(path: Path, only: Collection[str] | None = None) -> Iterator[tu
         if only is not None and cells.get("section") not in only:
             continue
         where = f"{path}, row {line}"
-        row = checked(_typed(cells), "sections", where)
+        typed = _typed(cells)
+        _refuse_decimal_commas(typed, where)
+        row = checked(typed, "sections", where)
         name = row["section"]
         if (earlier := lines.setdefault(name.lower(), line)) != line:
             raise InputError(
@@ -146,8 +145,19 @@ def checked_rows(path: Path, only: Collection[str] | None = None) -> Iterator[tu
             if set(file) & set("{}"):
                 raise InputError(f"{where}: {column} {file}: braces mean wildcards to Snakemake; rename the file")
             if not file_of(Path(file)).exists():
-                raise InputError(f"{where}: {column} {file}: no such file or folder, seen from {Path.cwd()}")
+                raise InputError(
+                    f"{where}: {column} {file}: no such file or folder, seen from {Path.cwd()}{_other_form(file)}"
+                )
         yield where, row
+
+
+def _other_form(file: str) -> str:
+    """Say if a file is there whose name looks the same: accented letters have two forms, and a Mac writes the other."""
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, file)
+        if other != file and file_of(Path(other)).exists():
+            return f"; one whose name looks the same is written in the form {form}: copy its name from a listing"
+    return ""
 
 
 def _files(row: Record, where: str) -> Iterator[tuple[str, str]]:
@@ -263,6 +273,7 @@ def settings_of(
             "stain": row["stain"],
             "value_range": value_range(row, where),
             "grow_px": own("grow_px", "mask"),
+            "max_covered": float(own("max_covered", "mask")),
             **{name: classes_of(row, name, config["mask"][name]) for name in CLASSES},
             "screened": not annotations,
             "shards": row["shards"],
@@ -353,46 +364,74 @@ def value_range(row: Record, where: str) -> list[float] | None:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Return (row number in the file, cells) of a tab-separated table."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the sheet of sections cannot be read ({error})") from error
+    lines = table_rows(read_table_text(path, "the sheet of sections"))
     table = [
         (number, cells)
-        for number, cells in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1)
-        if any(c.strip() for c in cells) and not cells[0].startswith("#")
+        for number, row in enumerate(lines, start=1)
+        if any(cells := [plain_cell(cell) for cell in row.split("\t")]) and not cells[0].startswith("#")
     ]
     if not table:
         return []
-    header = [column.strip() for column in table[0][1]]
-    known = list(schema("sections")["properties"])
-    if wrong := [column for column in header if column not in known or header.count(column) > 1]:
-        raise InputError(
-            f"{path}, row {table[0][0]}: column {wrong[0]!r} is unknown or doubled; known columns,"
-            f" separated by tabs, are {', '.join(known)}"
-        )
+    header = table[0][1]
+    _check_header(path, table[0][0], header)
     for number, cells in table[1:]:
-        if len(cells) > len(header):
+        if any(cells[len(header) :]):
             raise InputError(
                 f"{path}, row {number}: {len(cells)} cells, expected at most {len(header)} as in the header"
             )
-    return [(number, dict(zip(header, (c.strip() for c in cells), strict=False))) for number, cells in table[1:]]
+        if nameless := [cell for column, cell in zip(header, cells, strict=False) if cell and not column]:
+            raise InputError(
+                f"{path}, row {number}: {nameless[0]!r} stands in a column without a name; name the column, or empty"
+                " the cell"
+            )
+    return [
+        (number, {column: cell for column, cell in zip(header, cells, strict=False) if column})
+        for number, cells in table[1:]
+    ]
+
+
+def _check_header(path: Path, number: int, header: list[str]) -> None:
+    """Refuse unknown and doubled columns; columns without a name are ignored while they are empty."""
+    known = list(schema("sections")["properties"])
+    wrong = [column for column in header if column and (column not in known or header.count(column) > 1)]
+    if not wrong:
+        return
+    sign = next((sign for sign in ";," if set(wrong[0].split(sign)) & set(known) and sign in wrong[0]), None)
+    if len(header) == 1 and sign:
+        raise InputError(
+            f"{path}, row {number}: columns are separated by {sign!r}, expected columns separated by tabs; save the"
+            " table as text separated by tabs (Excel: Unicode text; LibreOffice: Text CSV, field delimiter {Tab})"
+        )
+    alike = [name for name in known if name == wrong[0].lower().replace(" ", "_")]
+    raise InputError(
+        f"{path}, row {number}: column {wrong[0]!r} is unknown or doubled"
+        + (f", write {alike[0]}" if alike and wrong[0] not in known else "")
+        + f"; known columns, separated by tabs, are {', '.join(known)}"
+    )
+
+
+def _refuse_decimal_commas(row: Record, where: str) -> None:
+    for column, value in row.items():
+        if _is_number(column) and isinstance(value, str) and (meant := decimal_comma(value)):
+            raise InputError(
+                f"{where}: {column}: expected a number with a decimal point, found {value!r}; write {meant} (in a"
+                " spreadsheet, choose a language with decimal points before you save)"
+            )
+
+
+def _is_number(column: str) -> bool:
+    kinds = schema("sections")["properties"][column].get("type", "string")
+    return bool({"number", "integer"} & {*([kinds] if isinstance(kinds, str) else kinds)})
 
 
 def _typed(cells: dict[str, str]) -> Record:
     """Turn cells into what the schema says they are; empty ones are left out, what does not parse stays text."""
-    properties = schema("sections")["properties"]
-    record: Record = {}
-    for column, text in cells.items():
-        kinds = properties[column].get("type", "string")
-        if text:
-            record[column] = (
-                _number(text) if {"number", "integer"} & {*([kinds] if isinstance(kinds, str) else kinds)} else text
-            )
-    return record
+    return {column: _number(text) if _is_number(column) else text for column, text in cells.items() if text}
 
 
 def _number(text: str) -> int | float | str:
+    if "_" in text:  # which Python takes for a thousands separator
+        return text
     for kind in (int, float):
         try:
             return kind(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,10 @@ from cytomend.regions.polygon_mask import PolygonMask, polygon_mask
 from cytomend.regions.value_range import value_range
 from cytomend.storage.images import SectionImage, is_image, open_image, open_labels
 from cytomend.storage.omezarr import attributes_of
+from cytomend.table_text import read_table_text
 from cytomend.values import ValueRange, to_model
+
+log = logging.getLogger(__name__)
 
 Float = NDArray[np.float32]
 
@@ -43,12 +47,15 @@ class PolygonAreas:
 
     Parameters
     ----------
-    path : GeoJSON as QuPath exports it; every polygon must have a class
+    path : GeoJSON as QuPath exports it; every polygon must have a class; cells and other detected objects are no areas
     shape : (height, width) of the section in pixels
     """
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
-        features = read_features(path)
+        read = read_features(path)
+        features = [feature for feature in read if not feature.is_detection]
+        if len(features) < len(read):
+            log.warning("%s: %d cells or other detected objects are no areas", path, len(read) - len(features))
         if nameless := [feature.place for feature in features if not feature.class_name]:
             raise InputError(
                 f"{path}: {nameless[0]} has no class, expected the name of an area; classify the annotation in QuPath"
@@ -114,7 +121,7 @@ def read_names(path: Path) -> dict[int, str]:
     """
     expected = 'expected JSON such as {"1": "V1"}, or a TSV with the columns value and name'
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_table_text(path, "the table of names")
         if path.suffix.lower() == ".json":
             pairs = list(json.loads(text).items())
         else:

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon
 
 from cytomend.errors import InputError
+from cytomend.regions.notation import ANNOTATION, UNDRAWN, NotationError, class_of, entries_of, kind_of
 
 LARGEST_PX = 1e9
 """No section is as large; coordinates beyond are of another unit, or broken."""
 LARGEST_BYTES = 512 << 20
 """A million corners take 22 MB."""
 
-DETECTIONS = {"detection", "cell", "tile"}
-"""Kinds of objects that QuPath makes by the thousand."""
+DEEPEST = 32
+"""Collections inside of collections; deeper ones are no annotation."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -44,17 +45,30 @@ class Feature:
     place : str
         How messages call it: its number in the file and what is known of it.
     class_name : str or None
-        The QuPath class; derived classes are joined as ``Cell: Positive``.
+        The class, or where there is none the name; derived classes are joined as ``Cell: Positive``.
     geometry : object
         GeoJSON, unchecked.
-    is_detection : bool
-        Whether QuPath found it, as a cell or a tile, and nobody drew it.
+    kind : str
+        What it is: `cytomend.regions.notation.ANNOTATION`, one of ``UNDRAWN``, or a word that is not known.
+    also : tuple of str
+        Further names that count as its class.
     """
 
     place: str
     class_name: str | None
     geometry: object
-    is_detection: bool = False
+    kind: str = ANNOTATION
+    also: tuple[str, ...] = ()
+
+    @property
+    def is_detection(self) -> bool:
+        """Whether a program found it, such as a cell or a tile, and nobody drew it as damage."""
+        return self.kind in UNDRAWN
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All that counts as its class."""
+        return self.also if self.class_name is None else (self.class_name, *self.also)
 
 
 def read_features(path: Path) -> list[Feature]:
@@ -66,19 +80,29 @@ def read_features(path: Path) -> list[Feature]:
         The file cannot be read, is no JSON, or holds no features.
     """
     data = _parse(path, _text(path))
-    kind = str(data.get("type")) if isinstance(data, dict) else None
-    if isinstance(data, dict) and kind == "FeatureCollection":
+    if isinstance(data, dict) and data.get("type") == "FeatureCollection":
         data = data.get("features")
-    elif kind == "Feature":
+    elif isinstance(data, dict) and (data.get("type") == "Feature" or _is_geometry(data)):
         data = [data]
-    elif kind in GEOMETRIES:
-        data = [{"type": "Feature", "geometry": data, "properties": {}}]
     if not isinstance(data, list):
         raise InputError(
             f"{path}: expected a GeoJSON FeatureCollection, a list of features or one feature, found {_kind(data)};"
             " export the annotations from QuPath as GeoJSON"
         )
-    return [_feature(path, number, item) for number, item in enumerate(data, 1)]
+    return list(_features(path, "", data))
+
+
+def _features(path: Path, within: str, items: list[object], depth: int = 1) -> Iterator[Feature]:
+    """Yield the features of a list, also of collections and lists in it, whose numbers are joined by points."""
+    if depth > DEEPEST:
+        raise InputError(f"{path}: expected features, found collections nested more than {DEEPEST} deep; export again")
+    for position, item in enumerate(items, 1):
+        number = f"{within}{position}"
+        members = item.get("features") if isinstance(item, dict) and item.get("type") == "FeatureCollection" else item
+        if isinstance(members, list):
+            yield from _features(path, f"{number}.", members, depth + 1)
+        else:
+            yield _feature(path, number, item)
 
 
 def polygon_of(path: Path, feature: Feature, warnings: list[str]) -> MultiPolygon | None:
@@ -157,32 +181,31 @@ def _parse(path: Path, text: str) -> object:
     return data
 
 
-def _feature(path: Path, number: int, item: object) -> Feature:
+def _feature(path: Path, number: str, item: object) -> Feature:
+    if isinstance(item, dict) and _is_geometry(item):
+        return Feature(f"feature {number}", None, item)
     if not isinstance(item, dict) or item.get("type") != "Feature":
         raise InputError(
             f"{path}: expected feature {number} to be a GeoJSON Feature, found {_kind(item)}; export it again"
         )
-    properties = item.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
-    class_name = _class_name(properties.get("classification"))
-    known = [repr(properties["name"])] if isinstance(properties.get("name"), str) else []
-    known += [f"class {class_name!r}"] if class_name else []
+    try:
+        entries = entries_of(item)
+        class_name = class_of(entries)
+    except NotationError as error:
+        raise InputError(f"{path}: feature {number}: expected {error}; correct or export it again") from error
+    name = entries.get("name")
+    known = [repr(name)] if isinstance(name, str) else []
+    known += [f"class {class_name!r}"] if class_name and class_name != name else []
     place = f"feature {number}" + (f" ({', '.join(known)})" if known else "")
-    is_detection = str(properties.get("objectType", properties.get("object_type"))) in DETECTIONS
-    return Feature(place, class_name, item.get("geometry"), is_detection)
+    return Feature(place, class_name, item.get("geometry"), kind_of(entries, class_name))
 
 
-def _class_name(classification: object) -> str | None:
-    """Return the class, from a name, an object with a name, or one with the names of a derived class."""
-    if isinstance(classification, str):
-        return classification
-    if isinstance(classification, dict):
-        if isinstance(classification.get("name"), str):
-            return str(classification["name"])
-        names = classification.get("names")
-        if isinstance(names, list) and names:
-            return ": ".join(str(name) for name in names)
-    return None
+def _is_geometry(item: dict[str, Any]) -> bool:
+    """Whether an object is a bare geometry."""
+    kind = item.get("type")
+    return (
+        isinstance(kind, str) and kind in GEOMETRIES | _WITHOUT_AREA and bool({"coordinates", "geometries"} & {*item})
+    )
 
 
 def _polygons(path: Path, feature: Feature, geometry: object, warnings: list[str]) -> Iterator[Polygon]:
@@ -195,21 +218,33 @@ def _polygons(path: Path, feature: Feature, geometry: object, warnings: list[str
     elif kind in _WITHOUT_AREA:
         warnings.append(f"{path}: {feature.place} is a {kind} and has no area; skipped")
     elif kind == "GeometryCollection":
-        for part in _list(path, feature, geometry.get("geometries"), "geometries"):
+        members = _list(path, feature, geometry.get("geometries"), "geometries")
+        if not members:
+            warnings.append(f"{path}: {feature.place} has no geometry; skipped")
+        for part in members:
             yield from _polygons(path, feature, part, warnings)
     elif kind == "Polygon":
-        yield from _polygon(path, feature, geometry.get("coordinates"))
+        yield from _polygon(path, feature, geometry.get("coordinates"), warnings)
     elif kind == "MultiPolygon":
-        for part in _list(path, feature, geometry.get("coordinates"), "polygons"):
-            yield from _polygon(path, feature, part)
+        members = _list(path, feature, geometry.get("coordinates"), "polygons")
+        if not members:
+            warnings.append(f"{path}: {feature.place} has no coordinates; skipped")
+        for part in members:
+            yield from _polygon(path, feature, part, warnings)
     else:
         raise _malformed(path, feature, "a Polygon or MultiPolygon", repr(kind))
 
 
-def _polygon(path: Path, feature: Feature, rings: object) -> Iterator[Polygon]:
-    outlines = [_ring(path, feature, ring) for ring in _list(path, feature, rings, "rings")]
-    if outlines:
-        yield Polygon(outlines[0], outlines[1:])
+def _polygon(path: Path, feature: Feature, rings: object, warnings: list[str]) -> Iterator[Polygon]:
+    """Yield one polygon; empty coordinates are skipped with a warning, as an empty hole is."""
+    rings = _list(path, feature, rings, "rings")
+    outlines = [_ring(path, feature, ring) for ring in rings if ring != []]
+    if not rings or rings[0] == []:
+        warnings.append(f"{path}: {feature.place} has no coordinates, or a part without them; skipped")
+        return
+    if len(outlines) < len(rings):
+        warnings.append(f"{path}: {feature.place} has a hole without coordinates; skipped")
+    yield Polygon(outlines[0], outlines[1:])
 
 
 def _ring(path: Path, feature: Feature, ring: object) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ only as far as it is small.
 from __future__ import annotations
 
 import lzma
+import re
 import struct
 import zipfile
 import zlib
@@ -25,6 +26,7 @@ from cytomend.errors import InputError
 from cytomend.regions.geojson import Feature
 
 MAGIC = b"Iout"
+AUTOMATIC = re.compile(r"\d+(-\d+){0,3}")
 LARGEST_BYTES, LARGEST_ZIP_BYTES = 64 << 20, 512 << 20
 """A million corners take 8 MB; what is larger is no outline."""
 OVAL_CORNERS = 720
@@ -48,7 +50,9 @@ def is_imagej_roi(path: Path) -> bool:
 
 
 def read_rois(path: Path, warnings: list[str]) -> list[Feature]:
-    """Read all outlines of a file, each as a feature with a polygon; its class is ``group N``, if it is in a group.
+    """Read all outlines of a file, each as a feature with a polygon.
+
+    Its classes are ``group N``, if it is in a group, and its name, unless ImageJ made that of its position.
 
     Parameters
     ----------
@@ -72,10 +76,17 @@ def read_rois(path: Path, warnings: list[str]) -> list[Feature]:
         if geometry is None:
             warnings.append(f"{path}: {place} is {kind or 'an outline without corners'} and has no area; skipped")
         else:
-            features.append(Feature(place, f"group {roi.group}" if roi.group else None, geometry))
+            names = ([f"group {roi.group}"] if roi.group else []) + _own_names(name, roi.name)
+            features.append(Feature(place, names[0] if names else None, geometry, also=tuple(names[1:])))
     if not seen:
         raise InputError(f"{path}: expected outlines of ImageJ, found none in it; save them with the ROI Manager")
     return features
+
+
+def _own_names(*names: str) -> list[str]:
+    """Return the names that a person gave, each once: ImageJ calls outlines by numbers, such as 0123-0456."""
+    given = (" ".join(name.split()) for name in names if name)
+    return list(dict.fromkeys(name for name in given if not AUTOMATIC.fullmatch(name)))
 
 
 def _stored(path: Path) -> Iterator[tuple[str, bytes]]:

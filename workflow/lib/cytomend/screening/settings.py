@@ -100,7 +100,7 @@ class ScreenSettings:
         """Refuse values that mean nothing."""
         if not isinstance(self.classes, tuple) or not self.classes:
             raise InputError("--settings: classes: expected a list of at least one class; leave it out for all")
-        strange = [name for name in self.classes if name not in COLOURS]
+        strange = [name for name in self.classes if not isinstance(name, str) or name not in COLOURS]
         if strange:
             raise InputError(f"--settings: classes: expected some of {', '.join(COLOURS)}, found {strange[0]!r}")
         limits = {"min_score": (0, 0.999), "grow_um": (0, 100), "simplify_um": (0.1, 50), "tile_um": (64, 16384)}

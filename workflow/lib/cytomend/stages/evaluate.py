@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="seed of the noise and of the masks (default: 0)")
     parser.add_argument("--precision", help="of the network: bfloat16 or float32 (default: bfloat16)")
     parser.add_argument("--grow-px", type=int, help="margin in px around the mask (default: 3)")
+    parser.add_argument("--max-covered", type=float, help="share of the tissue that masks may cover (default: 0.5)")
     parser.add_argument("--include-class", action="append", metavar="NAME", help="annotations of this class are damage")
     parser.add_argument("--exclude-class", action="append", metavar="NAME", help="annotations of this class are none")
     parser.add_argument(

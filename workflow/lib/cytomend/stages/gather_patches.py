@@ -31,6 +31,7 @@ from cytomend import __version__
 from cytomend.errors import InputError
 from cytomend.fingerprint import fingerprint
 from cytomend.regions.annotation import ArtefactMask, GrownMask, not_intact, open_mask
+from cytomend.regions.covering import check_covering, coverage
 from cytomend.regions.intact import intact_squares
 from cytomend.regions.tissue import tissue_share
 from cytomend.regions.value_range import value_range
@@ -96,9 +97,10 @@ def gather_patches(
             return amend_manifest(manifest_of(out), {"seen": seen})
         with one_writer(out) as work:
             mask = GrownMask(_unlearned(annotations, image, settings), settings.grow_px)
-            for warning in mask.warnings:
-                log.warning("section %s: %s", settings.section, warning)
             low_high = settings.value_range or value_range(image, mask)
+            covered = coverage(image, mask, low_high)
+            for warning in (*mask.warnings, *check_covering(", ".join(map(str, annotations)), covered, max_covered=1)):
+                log.warning("section %s: %s", settings.section, warning)
             facts = {
                 **asdict(settings),
                 "image": image_path.name,

@@ -105,7 +105,7 @@ def section_of(args: argparse.Namespace, config: Record) -> SectionSettings:
     }
     given = {
         key: getattr(args, key, None)
-        for key in ("model", "fill", "sampler", "steps", "seed", "grow_px")
+        for key in ("model", "fill", "sampler", "steps", "seed", "grow_px", "max_covered")
         if getattr(args, key, None) is not None
     }
     for known in ("truth", "cells"):
@@ -184,6 +184,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, help="how often to mend, to show how far fillings differ (default: 1)")
     parser.add_argument("--precision", help="of the network: bfloat16 or float32 (default: bfloat16)")
     parser.add_argument("--grow-px", type=int, help="margin in px that is mended around the mask (default: 3)")
+    parser.add_argument(
+        "--max-covered",
+        type=float,
+        help="share of the tissue, 0 to 1, that masks may cover; a mask that covers more is taken for one of the tissue"
+        " (default: 0.5)",
+    )
     parser.add_argument(
         "--include-class",
         action="append",

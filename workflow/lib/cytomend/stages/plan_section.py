@@ -39,6 +39,7 @@ from cytomend.errors import InputError
 from cytomend.needs import Needs
 from cytomend.regions.annotation import ArtefactMask, GrownMask, WithinTissue, open_mask
 from cytomend.regions.classes import TISSUE_CLASSES
+from cytomend.regions.covering import MOST_COVERED, check_covering, coverage
 from cytomend.regions.decided import Decided, apply_decisions
 from cytomend.regions.find import TILE_PX, find_regions
 from cytomend.regions.lattice import Lattice
@@ -67,7 +68,8 @@ class PlanSettings:
     """What a plan depends on besides image and annotation; see ``workflow/schemas`` for each entry.
 
     ``screened`` says that the annotation is what `cytomend screen-section` proposes; then its classes are all damage.
-    ``decisions`` are those of `cytomend.decisions.changes`.
+    ``decisions`` are those of `cytomend.decisions.changes`. ``max_covered`` is the share of the tissue that the
+    annotation may cover.
     """
 
     section: str
@@ -86,6 +88,7 @@ class PlanSettings:
     exclude_classes: list[str] = field(default_factory=list)
     tissue_classes: list[str] = field(default_factory=lambda: list(TISSUE_CLASSES))
     decisions: list[dict[str, Any]] = field(default_factory=list)
+    max_covered: float = MOST_COVERED
 
 
 def plan_section(
@@ -119,6 +122,7 @@ def plan_section(
         sources = {role: read_source(path, editions.get(role)) for role, path in read.items()}
         declared = _declared(paths, image.shape, settings)
         mask = GrownMask(declared, settings.grow_px)
+        doubts = _covering_warnings(image, declared, annotation, settings)
         log.info(
             "section %s: %s px, %d channels, %s; annotation %s",
             settings.section,
@@ -170,6 +174,7 @@ def plan_section(
                 *image.warnings,
                 *mask.warnings,
                 *_pixel_size_warnings(image, settings),
+                *doubts,
                 *_damage_warnings(annotation, damaged_px / (image.shape[0] * image.shape[1])),
                 *([UNSEEN] if settings.screened else []),
                 *applied.warnings,
@@ -243,6 +248,13 @@ def _pixel_size_warnings(image: SectionImage, settings: PlanSettings) -> list[st
         f"{image.path}: its metadata give {found:g} µm a pixel, {settings.pixel_size_um:g} µm were given;"
         " those were followed"
     ]
+
+
+def _covering_warnings(image: SectionImage, mask: ArtefactMask, annotation: str, settings: PlanSettings) -> list[str]:
+    """Refuse a mask of the tissue or of the glass, and say where one may be meant."""
+    values = settings.value_range or value_range(image, None)
+    where = f"section {settings.section!r}: {annotation}"
+    return check_covering(where, coverage(image, mask, values), settings.max_covered)
 
 
 def _damage_warnings(annotation: str, share: float) -> list[str]:
