@@ -15,7 +15,7 @@ from cytomend.grafts.context import context_map, continued
 from cytomend.grafts.cut import cut, cut_by_squares
 from cytomend.grafts.joints import joints
 from cytomend.grafts.match import Matcher, Squares, lowest, windows_within
-from cytomend.grafts.quilt import Area, block_px, places, quilt
+from cytomend.grafts.quilt import Area, block_px, faded, places, quilt
 from cytomend.grafts.region import Tissue, graft_region, wide_part
 from cytomend.grafts.settings import GraftSettings
 
@@ -260,6 +260,17 @@ def test_joints_lie_beside_cuts_and_inside_the_outline_and_nowhere_else():
     expected[5:8, 5:35] = expected[22:25, 5:35] = expected[5:25, 5:8] = expected[5:25, 32:35] = True
     expected[5:25, 17:23] = True
     assert np.array_equal(found, expected)
+
+
+def test_a_block_fades_into_what_was_there_up_to_its_own_edge():
+    new, old = np.full((1, 24, 24), 200, np.uint8), np.full((1, 24, 24), 100, np.uint8)
+    taken, have = np.ones((24, 24), bool), np.ones((24, 24), bool)
+    have[:, 12:] = False  # nothing was there: the block is whole
+    fade = faded(new, old, taken, have, 4.0)[0]
+    assert (fade[:, 12:] == 200).all()
+    assert (fade[:, 0] < 150).all()
+    assert (fade[0, :8] < 150).all()
+    assert fade[12, 8] > 190
 
 
 def test_where_nothing_could_be_copied_all_is_joint():

@@ -7,7 +7,8 @@ get. Trials share network calls and know nothing of each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from cytomend.diffusion.windows import WindowDenoise
 from cytomend.errors import InputError
 from cytomend.evaluation.placement import Placement
 from cytomend.geometry import Box
-from cytomend.grafts.join import Joint
+from cytomend.grafts.join import Joining
+from cytomend.grafts.network_canvas import NetworkCanvas, changed, laid_back, network_canvas
 from cytomend.grafts.region import Grafted, Tissue, graft_region
 from cytomend.grafts.settings import GraftSettings
 from cytomend.regions.annotation import Masked
-from cytomend.regions.canvas import Canvas, read_canvas
+from cytomend.regions.canvas import Canvas, read_canvas, read_cells
 from cytomend.regions.groups import Turn, grouped
 from cytomend.regions.lattice import Lattice, Layout
 from cytomend.storage.images import SectionImage
@@ -42,11 +44,27 @@ class Grafting:
 
     settings: GraftSettings
     tissue: Tissue
-    joint: Joint = "network"
+    joining: Joining = field(default_factory=Joining)
 
     def __post_init__(self) -> None:
-        if self.joint == "blend":  # what a network cannot draw is grafted, however narrow it is
-            object.__setattr__(self, "settings", replace(self.settings, narrow_um=0.0))
+        object.__setattr__(self, "settings", self.joining.settings(self.settings))
+
+
+class _Trial(NamedTuple):
+    """What is read for a trial.
+
+    Attributes
+    ----------
+    layout : cells and windows on the scan
+    canvas : with grafts; blended ones where they are not kept, unless the network draws there on the scan's pixels
+    kept : (k, 1, c, c), which pixels of the grafts leave as they are
+    parts : of the mask, where the network draws on pixels of its own: what it is given, and its joints (k, 1, c, c)
+    """
+
+    layout: Layout
+    canvas: Canvas
+    kept: Mask
+    parts: list[tuple[NetworkCanvas, Mask]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +101,56 @@ class TrialMender:
         return Layout.of(self.lattice, self.lattice.windows_over(cells))
 
     def _mend(self, group: list[tuple[Placement, Layout]]) -> Iterator[NDArray[np.generic]]:
-        canvases = [self._canvas(place, layout) for place, layout in group]
-        filled = self._drawn(canvases, [layout for _, layout in group])
+        trials = [self._trial(place, layout) for place, layout in group]
+        drawn = self._on_network(trials) if self.joining.grid else self._on_scan(trials)
+        for (place, layout), trial, pixels in zip(group, trials, drawn, strict=True):
+            canvas = trial.canvas
+            filled = np.where(trial.kept, canvas.pixels, pixels)
+            yield _in_view(place, layout, np.where(canvas.numbers == OWN, filled, filled.dtype.type(0)))
+
+    @property
+    def joining(self) -> Joining:
+        """Who draws what is not copied."""
+        return self.grafting.joining if self.grafting else Joining()
+
+    def _on_scan(self, trials: list[_Trial]) -> list[NDArray[np.generic]]:
+        """Return what is drawn on the pixels of the scan, (k, C, c, c) for each trial."""
+        if self.joining.joint == "blend":
+            return [trial.canvas.pixels for trial in trials]
+        image = np.concatenate([to_model(trial.canvas.pixels, self.value_range) for trial in trials])
+        known = np.concatenate([(trial.canvas.numbers == 0) | trial.kept for trial in trials])
+        filled = self._filled(image, known, [trial.layout for trial in trials])
+        ends = np.cumsum([len(trial.layout.cells) for trial in trials])[:-1]
+        dtype = np.dtype(self.image.dtype)
+        return [from_model(values, self.value_range, dtype) for values in np.split(filled, ends)]
+
+    def _on_network(self, trials: list[_Trial]) -> list[NDArray[np.generic]]:
+        """Return what is drawn on the network's pixels and laid back on the scan's, (k, C, c, c) for each trial."""
+        grid = self.joining.grid
+        canvases = [canvas for trial in trials for canvas, _ in trial.parts]
+        pixels = [trial.canvas.pixels for trial in trials]
+        if grid is None or not canvases:
+            return pixels
+        image, known = (np.concatenate([canvas[i] for canvas in canvases]) for i in (1, 2))
+        filled = self._filled(image, known, [canvas.layout for canvas in canvases])
+        drawn = iter(np.split(filled, np.cumsum([len(canvas.known) for canvas in canvases])[:-1]))
+        for number, trial in enumerate(trials):
+            for canvas, joint in trial.parts:
+                read = laid_back(canvas, next(drawn), grid, self.value_range)
+                corners, cell_px = trial.layout.corners_px, self.lattice.cell_px
+                change = read_cells(read, self.image.shape, corners, cell_px)
+                pixels[number] = np.where(joint, changed(pixels[number], change), pixels[number])
+        return pixels
+
+    def _filled(self, image: NDArray[np.float32], known: Mask, layouts: list[Layout]) -> NDArray[np.float32]:
+        """Return canvases with their unknown pixels drawn."""
+        filled = fill(image, known, Layout.joined(layouts), self.denoise_windows, self.sampler, self.seed, self.device)
         if not np.isfinite(filled).all():
             raise InputError("what the sampler drew is not finite; is the model a trained one?")
-        ends = np.cumsum([len(layout.cells) for _, layout in group])[:-1]
-        for (place, layout), (canvas, kept), values in zip(group, canvases, np.split(filled, ends), strict=True):
-            drawn = from_model(values, self.value_range, np.dtype(self.image.dtype))
-            pixels = np.where(kept, canvas.pixels, drawn)
-            yield _in_view(place, layout, np.where(canvas.numbers == OWN, pixels, pixels.dtype.type(0)))
+        return filled
 
-    def _drawn(self, canvases: list[tuple[Canvas, Mask]], layouts: list[Layout]) -> NDArray[np.float32]:
-        image = np.concatenate([to_model(canvas.pixels, self.value_range) for canvas, _ in canvases])
-        if self.grafting and self.grafting.joint == "blend":
-            return image
-        return fill(
-            image,
-            np.concatenate([(canvas.numbers == 0) | kept for canvas, kept in canvases]),
-            Layout.joined(layouts),
-            self.denoise_windows,
-            self.sampler,
-            self.seed,
-            self.device,
-        )
-
-    def _canvas(self, place: Placement, layout: Layout) -> tuple[Canvas, Mask]:
-        """Return what is read for a trial, with its grafts, and which pixels of these are kept, (k, 1, c, c)."""
+    def _trial(self, place: Placement, layout: Layout) -> _Trial:
+        """Return what is read for a trial, with its grafts."""
 
         def numbers(box: Box) -> NDArray[np.uint8]:
             found = self.artefacts.read(box).astype(np.uint8) * DAMAGED
@@ -118,17 +160,21 @@ class TrialMender:
             return found
 
         canvas = read_canvas(self.image.read, numbers, self.image.shape, layout)
-        kept = np.zeros(canvas.numbers.shape, dtype=bool)
+        kept, parts = np.zeros(canvas.numbers.shape, dtype=bool), list[tuple[NetworkCanvas, Mask]]()
         for grafted in self._grafted(place):
             corners, cell_px = layout.corners_px, self.lattice.cell_px
             here = (canvas.numbers == OWN) & (grafted.cells(grafted.number[None], corners, cell_px) > 0)
             copied = np.where(here, grafted.cells(grafted.pixels, corners, cell_px), canvas.pixels)
-            if self.grafting and self.grafting.joint == "blend":
+            if self.joining != Joining():
                 own = (canvas.numbers == OWN) & (grafted.cells(grafted.hole[None], corners, cell_px) > 0)
                 copied = np.where(own & ~here, grafted.cells(grafted.blended, corners, cell_px), copied)
-                here = own
+                if self.grafting and self.joining.grid:
+                    tissue = without_trial(self.grafting.tissue, place)
+                    parts.append((network_canvas(tissue, grafted, self.joining.grid), own & ~here))
+                else:
+                    here = own
             canvas, kept = canvas._replace(pixels=copied), kept | here
-        return canvas, kept
+        return _Trial(layout, canvas, kept, parts)
 
     def _grafted(self, place: Placement) -> Iterator[Grafted]:
         """Yield the parts of a trial's mask with their grafts, each as a region of its own would get them."""
@@ -141,9 +187,14 @@ class TrialMender:
                 Box(-place.view.y0, -place.view.x0, 0, 0)
             )
             hole = parts[rows, columns] == number
-            done = graft_region(tissue, box, hole, self.grafting.settings, self.seed, 0)
+            done = graft_region(tissue, box, hole, self.grafting.settings, self.seed, 0, self.joining.grid)
             if done is not None:
                 yield done
+            elif self.joining != Joining():  # what stands there is the truth, which must not pass for a fill
+                raise InputError(
+                    f"a trial at {place.view}: the model cannot draw it, since it was trained on other scans, and there"
+                    " is no intact tissue to copy; choose a model for such scans, or raise graft.search_um"
+                )
 
 
 def without_trial(tissue: Tissue, place: Placement) -> Tissue:

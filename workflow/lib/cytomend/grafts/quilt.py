@@ -268,7 +268,7 @@ def at_outline(new: NDArray[Any], old: NDArray[Any], intact: Mask, width_px: flo
 
 
 def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_px: float) -> NDArray[Any]:
-    """Return a block that fades into what is there on either side of its cut, (C, s, s).
+    """Return a block that fades into what is there on either side of its cut, and towards its own edge, (C, s, s).
 
     Both are mixed so that the variance of their grain stays: deviations from the local mean are divided by the root of
     the summed squares of the weights (Heitz & Neyret 2018).
@@ -283,7 +283,10 @@ def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_p
     if not have.any():
         return new.copy()
     depth = ndimage.distance_transform_edt(taken) - ndimage.distance_transform_edt(~taken)
-    weight = np.where(have, np.clip(0.5 + depth / (2 * width_px), 0, 1), 1.0)
+    # Where a block is taken up to its own edge, what lies beyond is what was there.
+    inset = np.minimum(np.arange(len(taken)), np.arange(len(taken))[::-1]) + 0.5
+    edge = np.minimum(inset[:, None], inset) / width_px
+    weight = np.where(have, np.clip(np.minimum(0.5 + depth / (2 * width_px), edge), 0, 1), 1.0)
     a, b = (np.where(have, part, new).astype(np.float32) for part in (new, old))
     mean_a, mean_b = (ndimage.gaussian_filter(part, (0, width_px * 2, width_px * 2)) for part in (a, b))
     mixed = weight * (a - mean_a) + (1 - weight) * (b - mean_b)

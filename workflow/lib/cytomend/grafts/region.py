@@ -14,6 +14,7 @@ from cytomend.geometry import Box
 from cytomend.grafts.context import coarsest, grid_of
 from cytomend.grafts.joints import joints
 from cytomend.grafts.match import whole_squares, windows_within
+from cytomend.grafts.network_grid import NetworkGrid
 from cytomend.grafts.quilt import Area, Graft, block_px, quilt
 from cytomend.grafts.settings import GraftSettings
 from cytomend.regions.canvas import read_cells
@@ -93,9 +94,29 @@ class Grafted(NamedTuple):
 
         return read_cells(read, self.box.shape, corners - (self.box.y0, self.box.x0), cell_px)
 
+    def over(self, box: Box, pixels: NDArray[Any]) -> tuple[NDArray[Any], Mask, Mask]:
+        """Return the pixels of a box, (C, h, w), with the region filled, and which of them are ``hole`` and ``kept``.
+
+        Joints hold what is ``blended``.
+        """
+        hole, kept, filled = np.zeros(box.shape, dtype=bool), np.zeros(box.shape, dtype=bool), pixels.copy()
+        part = box.intersect(self.box)
+        if not part.is_empty:
+            there, here = part.relative_to(self.box).slices, part.relative_to(box).slices
+            hole[here], kept[here] = self.hole[there], self.kept[there]
+            grafts = np.where(kept[here], self.pixels[:, *there], self.blended[:, *there])
+            filled[:, *here] = np.where(hole[here], grafts, pixels[:, *here])
+        return filled, hole, kept
+
 
 def graft_region(
-    tissue: Tissue, box: Box, hole: Mask, settings: GraftSettings, seed: int, sample: int
+    tissue: Tissue,
+    box: Box,
+    hole: Mask,
+    settings: GraftSettings,
+    seed: int,
+    sample: int,
+    grid: NetworkGrid | None = None,
 ) -> Grafted | None:
     """Lay grafts into a region; return None if all of it is to be drawn.
 
@@ -107,6 +128,7 @@ def graft_region(
     box, hole : of the region; ``hole`` (h, w) marks its pixels in the box
     settings : see `GraftSettings`
     seed, sample : of the choice among sources that fit alike
+    grid : of the network, if its pixels are not those of the scan: joints then consist of whole network pixels
     """
     wide = wide_part(hole, settings.narrow_um / tissue.pixel_size_um)
     if not wide.any():
@@ -124,6 +146,9 @@ def graft_region(
     filled = done.box.relative_to(area.box).slices
     own = area.hole[filled]
     kept = own & wanted[filled] & ~joints(done.number, own, settings.joint_um / tissue.pixel_size_um)
+    if grid is not None:
+        inner = box.relative_to(done.box).slices
+        kept[inner] &= ~grid.whole(box, (own & ~kept)[inner])
     number = np.where(kept, done.number, np.uint32(0))
     return Grafted(done.box, done.pixels, done.blended, own, kept, number, done.grafts)
 

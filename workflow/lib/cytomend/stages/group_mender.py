@@ -1,7 +1,8 @@
 """How regions are mended together: one canvas for all of them, cut apart again when it is drawn.
 
 Where grafts are asked for, they are laid into a region when its canvas is read (`cytomend.grafts.region`). To the
-network their kept pixels are known ones, so that it draws the joints alone.
+network their kept pixels are known ones, so that it draws the joints alone. Where its pixels are not those of the scan
+it draws on a canvas of its own (`cytomend.grafts.network_canvas`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,18 +23,19 @@ from cytomend.diffusion.samplers import Sampler
 from cytomend.diffusion.windows import WindowDenoise
 from cytomend.errors import InputError
 from cytomend.geometry import Box
-from cytomend.grafts.join import Joint
+from cytomend.grafts.join import Joining
+from cytomend.grafts.network_canvas import NetworkCanvas, changed, laid_back, network_canvas
 from cytomend.grafts.quilt import GRAFT_COLUMNS
 from cytomend.grafts.region import Grafted, Tissue, graft_region
 from cytomend.grafts.settings import GraftSettings
-from cytomend.regions.canvas import read_canvas
+from cytomend.regions.canvas import read_canvas, read_cells
 from cytomend.regions.groups import Turn
 from cytomend.regions.lattice import Layout
 from cytomend.regions.plan import Plan
 from cytomend.regions.spread import Spread
 from cytomend.storage.images import SectionImage
 from cytomend.storage.publish import write_whole
-from cytomend.values import from_model, to_model
+from cytomend.values import ValueRange, from_model, to_model
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Canvas(NamedTuple):
     pixels : (k, C, c, c) in the scanner's dtype, with the turn's grafts
     graft : (k, 1, c, c), which of the region's grafts a kept pixel came from; 0 elsewhere
     grafts : (n, 7) in the columns of `GRAFT_COLUMNS`
+    network : what the network is given, if its pixels are not those of the scan
     """
 
     layout: Layout
@@ -62,22 +64,38 @@ class Canvas(NamedTuple):
     pixels: NDArray[np.generic]
     graft: NDArray[np.uint32]
     grafts: NDArray[np.float64]
+    network: NetworkCanvas | None = None
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """(k, 1, c, c), which pixels the network is given."""
+        """(k, 1, c, c), which pixels are intact or copied."""
         return np.asarray((self.numbers == 0) | (self.graft > 0))
+
+    def given(self, value_range: ValueRange) -> Given:
+        """Return what the network is given."""
+        if self.network is not None:
+            return Given(self.network.layout, self.network.image, self.network.known)
+        return Given(self.layout, to_model(self.pixels, value_range), self.known)
+
+
+class Given(NamedTuple):
+    """What the network is given for a turn: cells and windows, (k, C, c, c) in [-1, 1], (k, 1, c, c)."""
+
+    layout: Layout
+    image: NDArray[np.float32]
+    known: NDArray[np.bool_]
 
 
 class Group(NamedTuple):
     """Turns that are mended together, on one canvas: that of the first turn, then that of the second, and so on.
 
-    ``canvases`` are of each turn; ``joined``, ``image`` (K, C, c, c) in [-1, 1], ``known`` (K, 1, c, c) and ``samples``
-    (K,) are of all of them.
+    ``canvases`` are of each turn, and ``cells`` says how many cells the network is given for it. ``joined``, ``image``
+    (K, C, c, c) in [-1, 1], ``known`` (K, 1, c, c) and ``samples`` (K,) are of all of them.
     """
 
     turns: list[Turn]
     canvases: list[Canvas]
+    cells: list[int]
     joined: Layout
     image: NDArray[np.float32]
     known: NDArray[np.bool_]
@@ -93,7 +111,7 @@ class GroupMender:
     model : for the sentence that blames it
     denoise_windows, sampler, seed, device : how to draw
     grafts : how to graft; None to draw all
-    joint : who draws what is not copied
+    joining : who draws what is not copied
     done : folder of finished regions
     """
 
@@ -107,13 +125,12 @@ class GroupMender:
         seed: int,
         device: torch.device,
         grafts: GraftSettings | None,
-        joint: Joint,
+        joining: Joining,
         done: Path,
     ) -> None:
         self.image, self.plan, self.model, self.done = image, plan, model, done
-        # What a network cannot draw is grafted, however narrow it is.
-        self.grafts = grafts if joint == "network" or grafts is None else replace(grafts, narrow_um=0.0)
-        self.joint = joint
+        self.grafts = None if grafts is None else joining.settings(grafts)
+        self.joining = joining
         self.denoise_windows, self.sampler, self.seed, self.device = denoise_windows, sampler, seed, device
         self.places: dict[Any, NDArray[np.int64]] = {
             number: plan.windows.loc[rows, ["row", "column"]].to_numpy()
@@ -136,13 +153,16 @@ class GroupMender:
                 plain = canvases.get(first) if self.grafts is None else None
                 canvases[turn] = plain or self._canvas(turn)
             mine = [canvases[turn] for turn in group]
+            given = [canvas.given(self.plan.facts.value_range) for canvas in mine]
+            cells = [len(part.known) for part in given]
             return Group(
                 group,
                 mine,
-                Layout.joined([canvas.layout for canvas in mine]),
-                np.concatenate([to_model(canvas.pixels, self.plan.facts.value_range) for canvas in mine]),
-                np.concatenate([canvas.known for canvas in mine]),
-                np.repeat([self._sample(turn) for turn in group], [len(canvas.numbers) for canvas in mine]),
+                cells,
+                Layout.joined([part.layout for part in given]),
+                np.concatenate([part.image for part in given]),
+                np.concatenate([part.known for part in given]),
+                np.repeat([self._sample(turn) for turn in group], cells),
             )
 
     def _sample(self, turn: Turn) -> int:
@@ -154,8 +174,8 @@ class GroupMender:
         layout = Layout.of(facts.lattice, self.places[turn.region])
         pixels, numbers = read_canvas(self.image.read, self._labels, facts.shape, layout)
         graft, grafts = np.zeros(numbers.shape, np.uint32), np.zeros((0, len(GRAFT_COLUMNS)))
-        grafted = self._grafted(turn) if self.grafts else None
-        if grafted is None and self.joint != "network":
+        grafted, network = self._grafted(turn) if self.grafts else None, None
+        if grafted is None and self.joining != Joining():
             raise InputError(
                 f"region {turn.region}: the model cannot draw it, since it was trained on other scans, and there is no"
                 " intact tissue to copy; choose a model for such scans, or raise graft.search_um"
@@ -167,7 +187,9 @@ class GroupMender:
             pixels = np.where(own, grafted.cells(grafted.blended, corners, cell_px), pixels)
             pixels = np.where(graft > 0, grafted.cells(grafted.pixels, corners, cell_px), pixels)
             grafts = np.array(grafted.grafts, dtype=np.float64)
-        return Canvas(layout, numbers, pixels, graft, grafts)
+            if self.joining.grid is not None:
+                network = network_canvas(Tissue.of(self.image, self.plan), grafted, self.joining.grid)
+        return Canvas(layout, numbers, pixels, graft, grafts, network)
 
     def _labels(self, box: Box) -> NDArray[np.uint32]:
         return np.asarray(self.plan.labels[box.slices])
@@ -178,7 +200,8 @@ class GroupMender:
         facts, since = self.plan.facts, time.monotonic()
         box = self.boxes[turn.region]
         hole = self._labels(box) == turn.region
-        done = graft_region(Tissue.of(self.image, self.plan), box, hole, self.grafts, self.seed, self._sample(turn))
+        tissue, sample = Tissue.of(self.image, self.plan), self._sample(turn)
+        done = graft_region(tissue, box, hole, self.grafts, self.seed, sample, self.joining.grid)
         if done is not None:
             log.info(
                 "section %s, region %d: %d grafts in %.1f s, %.0f %% of it is drawn",
@@ -196,7 +219,7 @@ class GroupMender:
         # What is last in the log of a job that is killed.
         log.info("section %s, %s: begun", self.plan.facts.section, _named(group.turns))
         with self._blaming(group.turns):
-            mended = group.image if self.joint == "blend" else self._drawn(group)
+            mended = group.image if self.joining.joint == "blend" else self._drawn(group)
         log.info(
             "section %s, %s: %d windows in %.1f s",
             self.plan.facts.section,
@@ -221,7 +244,7 @@ class GroupMender:
     def keep(self, mended: tuple[Group, NDArray[np.float32]]) -> None:
         """Keep the regions whose last sample is there, each whole or not at all."""
         group, values = mended
-        ends = np.cumsum([len(canvas.numbers) for canvas in group.canvases])
+        ends = np.cumsum(group.cells)
         for turn, canvas, drawn in zip(group.turns, group.canvases, np.split(values, ends[:-1]), strict=True):
             with self._blaming([turn]):
                 self._keep_sample(turn, canvas, drawn)
@@ -231,10 +254,9 @@ class GroupMender:
         if not np.isfinite(drawn).all():
             raise InputError(f"{self.model}: region {turn.region}: the network's answer is not finite; train it again")
         own = (canvas.numbers == turn.region).any(axis=(1, 2, 3))
-        pixels = from_model(drawn[own], facts.value_range, np.dtype(facts.dtype))
         # A copied pixel leaves as it came, also beyond the range of values that the network knows.
-        copied = (canvas.graft[own] > 0) | (self.joint == "blend")
-        pixels = np.where(copied, canvas.pixels[own], pixels)
+        copied = (canvas.graft[own] > 0) | (self.joining.joint == "blend")
+        pixels = np.where(copied, canvas.pixels[own], self._on_scan(canvas, own, drawn))
         kept, spread = self.unfinished.setdefault(turn.region, ({}, Spread()))
         if not kept:
             kept.update(
@@ -251,6 +273,15 @@ class GroupMender:
         if facts.samples > 1:
             arrays["uncertainty"] = spread.deviation(pixels.dtype)
         write_whole(self.done / f"{turn.region}.npz", lambda path: np.savez(path, allow_pickle=False, **arrays))
+
+    def _on_scan(self, canvas: Canvas, own: NDArray[np.bool_], drawn: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Return what was drawn in the own cells of a canvas, (k, C, c, c), on the pixels of the scan."""
+        facts, grid = self.plan.facts, self.joining.grid
+        if canvas.network is None or grid is None:
+            return from_model(drawn[own], facts.value_range, np.dtype(facts.dtype))
+        change = laid_back(canvas.network, drawn, grid, facts.value_range)
+        corners = canvas.layout.corners_px[own]
+        return changed(canvas.pixels[own], read_cells(change, facts.shape, corners, facts.lattice.cell_px))
 
     @contextmanager
     def _blaming(self, group: list[Turn]) -> Iterator[None]:

@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -47,7 +48,7 @@ from cytomend.diffusion.schedule import TIMES
 from cytomend.diffusion.windows import WindowDenoise, window_denoiser
 from cytomend.errors import InputError, ResourceError
 from cytomend.fingerprint import fingerprint
-from cytomend.grafts.join import Joint, joint_for
+from cytomend.grafts.join import Joining
 from cytomend.grafts.quilt import GRAFT_COLUMNS
 from cytomend.grafts.settings import GRAFT, GraftSettings
 from cytomend.overlap import overlapped
@@ -217,7 +218,7 @@ def mend_shard(
                 f"{model}: was replaced while section {plan.facts.section!r} was mended with it; copy the weights of a"
                 " training that goes on to a folder of their own, and run again"
             )
-        joined = {"joint": joint_of(plan.facts, load_settings(model))} if settings.grafts else {}
+        joined = {"joint": joining_of(plan.facts, load_settings(model)).name} if settings.grafts else {}
         _gather(plan, list(costs), done, work / "store", {**provenance, **joined, "plan": plan_identity(plan_folder)})
         facts = {"section": plan.facts.section, "shard": shard, "regions": len(mine), "made_from": made_from}
         manifest = publish(work / "store", out, {**facts, "gpus": machine.gpus})
@@ -306,9 +307,12 @@ def _mend_groups(
         precision=settings.precision,
     )
     sampler = settings.choose()
+    joining = joining_of(facts, record) if settings.grafts else Joining()
     most_windows = max(*windows_of.values(), machine.group_windows(facts.window_px))
     rehearse(ask, machine, facts, most_windows, record.unet.channels)
-    total = sum(windows_of.values()) * facts.samples * sampler.calls
+    # An estimate where the network has pixels of its own: the plan counts windows of the scan's.
+    share = 1.0 if joining.grid is None else joining.grid.step**-2
+    total = math.ceil(sum(windows_of.values()) * share) * facts.samples * sampler.calls
     with (
         open_image(image_path) as image,
         Progress(f"section {facts.section}", total, "window call") as progress,
@@ -319,9 +323,8 @@ def _mend_groups(
             progress.update(len(x))
             return answer
 
-        joint: Joint = joint_of(facts, record) if settings.grafts else "network"
         hands = GroupMender(
-            image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, joint, done
+            image, plan, model, ask_and_tell, sampler, settings.seed, machine.device, settings.grafts, joining, done
         )
         groups = grouped(turns(windows_of.items(), facts.samples), machine.group_windows(facts.window_px))
         overlapped(groups, hands.read, hands.mend, hands.keep)
@@ -379,9 +382,11 @@ def provenance_of(model: Path, settings: MendSettings, machine: Machine, samples
     }
 
 
-def joint_of(facts: SectionFacts, record: ModelSettings) -> Joint:
+def joining_of(facts: SectionFacts, record: ModelSettings) -> Joining:
     """Return who makes the joints of a section with a model."""
-    return joint_for(facts.channels, facts.pixel_size_um, record.unet.channels, record.pixel_size_um)
+    return Joining.of(
+        facts.shape, facts.channels, facts.pixel_size_um, facts.lattice, record.unet.channels, record.pixel_size_um
+    )
 
 
 def plan_identity(plan_folder: Path) -> str:

@@ -54,7 +54,7 @@ from cytomend.stages.mend_shard import (
     Machine,
     MendSettings,
     add_machine_arguments,
-    joint_of,
+    joining_of,
     plan_identity,
     provenance_of,
 )
@@ -265,7 +265,7 @@ def _grafting(name: str, mend: MendSettings, image: SectionImage, plan: Plan, re
     if not is_graft(name):
         return None
     settings = parse_grafts(name, GraftSettings(**mend.graft))
-    return Grafting(settings, Tissue.of(image, plan), joint_of(plan.facts, record))
+    return Grafting(settings, Tissue.of(image, plan), joining_of(plan.facts, record))
 
 
 def _shared(places: Places, count: int) -> Places:
