@@ -163,6 +163,24 @@ def test_a_planted_copy_of_what_is_there_is_found_at_its_very_pixel():
     assert best.cost == pytest.approx(0, abs=1e-4)
 
 
+def test_sources_have_the_contrast_of_what_is_there():
+    """The plain difference takes faint sources for some blocks of full contrast, and never the other way round."""
+    pixels, intact = texture((256, 256)).astype(np.float32), np.ones((256, 256), bool)
+    mean = pixels.mean()
+    pixels[:, :, 128:] = mean + 0.4 * (pixels[:, :, 128:] - mean)
+    matcher = Matcher(pixels, intact, context_map(pixels, intact, 1.0), 24, 1.0, 0.0)
+    have, nothing = np.ones((24, 24), bool), np.zeros_like(matcher.possible)
+    have[:12] = False
+    blocks = [texture((24, 24), seed).astype(np.float32) for seed in range(1, 31)]
+
+    def share_of_faint(contrast):
+        shown = [mean + contrast * (block - mean) for block in blocks]
+        return np.mean([matcher.candidates(block, have, (0, 0), nothing)[0].x >= 128 for block in shown])
+
+    assert share_of_faint(1.0) < 0.1
+    assert share_of_faint(0.4) > 0.9
+
+
 def test_sources_follow_the_context_map():
     """Left of the hole cells are dense, right of it sparse: grafts of each half come from their own side."""
     dense, sparse = texture((192, 192), 1), texture((192, 192), 2)

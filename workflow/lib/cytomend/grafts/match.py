@@ -17,6 +17,8 @@ from scipy import fft, ndimage
 from cytomend.grafts.context import ContextMap, coarsest
 
 CANDIDATES = 16
+FLAT = 0.2
+"""Share of the tissue's variance that is added to that of an overlap, so that in flat ground grain decides nothing."""
 FINE_UM, FINE_CANDIDATES = 0.9, 4
 """Below this pixel size that many of the candidates are corrected further."""
 STRIP = 256
@@ -25,6 +27,7 @@ REACH_PX = 1
 """How far a place is corrected at each finer level."""
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
@@ -132,17 +135,34 @@ class Matcher:
         return self._refined(lowest(cost, CANDIDATES), context, pools)
 
     def _overlap_cost(self, values: Float32, weight: Float32) -> Float32:
-        """Return the squared difference on the overlap at each coarse corner, in units of that of random tissue."""
+        """Return the difference on the overlap at each coarse corner; see `_relative`."""
         known = float(weight.sum()) * len(values)
         if known == 0:
             return np.zeros(self.possible.shape, np.float32)
         centred = (values - self.mean) * weight
-        spectrum = self.energy * fft.rfft2(weight, self.shape).conj()
-        spectrum -= 2 * (self.spectra * fft.rfft2(centred, self.shape).conj()).sum(axis=0)
+        spectrum = (self.spectra * fft.rfft2(centred, self.shape).conj()).sum(axis=0)
         rows, columns = self.possible.shape
-        found = fft.irfft2(spectrum, self.shape)[:rows, :columns]
+        common, theirs = (
+            fft.irfft2(part, self.shape)[:rows, :columns]
+            for part in (spectrum, self.energy * fft.rfft2(weight, self.shape).conj())
+        )
         own = float((centred * (values - self.mean)).sum(dtype=np.float64))
-        return np.asarray(np.maximum((found + own) / (2 * self.variance * known), 0), dtype=np.float32)
+        theirs = np.maximum(theirs, 0)
+        return self._relative(np.maximum(theirs - 2 * common + own, 0), theirs, own, known).astype(np.float32)
+
+    def _relative(self, difference: Float64, theirs: Float64, own: float, known: float) -> Float64:
+        """Return squared differences over what two pictures without anything in common would have.
+
+        That is the sum of their squared deviations from the mean of the tissue. The plain difference is least for
+        sources of low contrast, so that small and faint cells would be copied more often than there are.
+
+        Parameters
+        ----------
+        difference, theirs : sums over the overlap: squared differences, and squared deviations of each source
+        own : squared deviations of what is there
+        known : values in the overlap
+        """
+        return np.asarray(difference / (theirs + own + FLAT * self.variance * known))
 
     def _context_cost(self, corner: tuple[int, int]) -> Float32:
         """Return the mean squared disagreement with the context map at each coarse corner."""
@@ -193,10 +213,13 @@ class Matcher:
         crop = level.pixels[:, y0 : y + reach_px + side, x0 : x + reach_px + side].astype(np.float32)
         views = sliding_window_view(crop, (side, side), axis=(1, 2))
         difference = (((views - values[:, None, None]) ** 2) * weight).sum(axis=(0, 3, 4), dtype=np.float64)
+        theirs = (((views - self.mean[:, None, None]) ** 2) * weight).sum(axis=(0, 3, 4), dtype=np.float64)
+        own = float((((values - self.mean) ** 2) * weight).sum(dtype=np.float64))
+        difference = self._relative(difference, theirs, own, known)
         rows, columns = difference.shape
         difference[~self.corners[number][y0 : y0 + rows, x0 : x0 + columns]] = np.inf
         dy, dx = np.unravel_index(int(difference.argmin()), difference.shape)
-        return float(difference[dy, dx]) / (2 * self.variance * known), y0 + int(dy), x0 + int(dx)
+        return float(difference[dy, dx]), y0 + int(dy), x0 + int(dx)
 
 
 class Squares:
