@@ -56,7 +56,7 @@ def outline(mask: Mask) -> dict[str, Any]:
 
 
 def mended(scan: Path, mask: Mask, pixel_size_um: float, options: list[str], work: Path) -> NDArray[Any]:
-    """Return the mended scan, (C, h, w)."""
+    """Return the mended scan, shaped as `skimage.io` reads it."""
     work.mkdir(parents=True, exist_ok=True)
     (work / "hole.geojson").write_text(json.dumps(outline(mask)), encoding="utf-8")
     out = work / "mended.ome.zarr"
@@ -66,7 +66,8 @@ def mended(scan: Path, mask: Mask, pixel_size_um: float, options: list[str], wor
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    return np.asarray(zarr.open_array(str(out / "0"), mode="r")[:])
+    pixels = np.asarray(zarr.open_array(str(out / "0"), mode="r")[:])
+    return pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1)
 
 
 def fields(args: argparse.Namespace) -> None:
@@ -87,9 +88,7 @@ def fields(args: argparse.Namespace) -> None:
         whole, place = scan, np.zeros(shape, dtype=bool)
         if width_px:
             place = hole(shape, centre, width_px, rng)
-            whole = np.moveaxis(
-                mended(args.scan, place, args.pixel_size_um, args.mend, args.out / "work" / f"{number:02d}"), 0, -1
-            ).reshape(scan.shape)
+            whole = mended(args.scan, place, args.pixel_size_um, args.mend, args.out / "work" / f"{number:02d}")
         here = np.s_[y0 : y0 + side[0], x0 : x0 + side[1]]
         turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
         picture, mask = (np.rot90(part[here], turns) for part in (whole, place))
