@@ -291,6 +291,16 @@ def test_a_block_fades_into_what_was_there_up_to_its_own_edge():
     assert fade[12, 8] > 190
 
 
+def test_a_block_that_is_taken_where_nothing_was_fades_beside_that():
+    new, old = np.full((1, 24, 24), 200, np.uint8), np.full((1, 24, 24), 100, np.uint8)
+    have = np.ones((24, 24), bool)
+    have[:, 12:] = False
+    row = faded(new, old, ~have, have, 4.0)[0, 12].astype(int)
+    assert (row[12:] == 200).all()
+    assert (row[:6] == 100).all()
+    assert (np.diff(row) <= 50).all()
+
+
 def test_where_nothing_could_be_copied_all_is_joint():
     hole = disk((30, 30), (15, 15), 8)
     assert np.array_equal(joints(np.zeros((30, 30), np.uint32), hole, 2), hole)

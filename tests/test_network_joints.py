@@ -23,7 +23,7 @@ from cytomend.grafts.join import Joining
 from cytomend.grafts.network_canvas import changed, laid_back, network_canvas
 from cytomend.grafts.network_grid import NetworkGrid
 from cytomend.grafts.record import DRAWN, FIRST
-from cytomend.grafts.region import Tissue, graft_region
+from cytomend.grafts.region import Grafted, Tissue, graft_region
 from cytomend.grafts.settings import GraftSettings
 from cytomend.regions.lattice import Lattice
 from cytomend.regions.plan import Plan
@@ -181,6 +181,21 @@ def test_a_change_is_whole_up_to_the_outline_and_none_beside_kept_pixels(um):
     if um < 1:
         beside = joint & (from_kept_um < 1.5 * um)
         assert np.abs(change[beside]).mean() < 0.6 * whole
+
+
+@pytest.mark.parametrize("um", [0.25, 0.46, 2.0])
+def test_a_step_on_the_outline_goes_where_the_network_draws_none(um):
+    shape = (60, 60)
+    hole = blobs(shape, (21, 22, 39, 37))  # its outline crosses network pixels
+    pixels = np.full((1, *shape), 100, np.uint8)
+    base = np.where(hole, np.uint8(160), pixels)
+    nothing = np.zeros(shape, dtype=bool)
+    grafted = Grafted(Box(0, 0, *shape), base, base, hole, nothing, nothing.astype(np.uint32), [])
+    grid, tissue = NetworkGrid(shape, um, 1.0, Lattice(32, 24)), tissue_of(pixels, hole, pixel_size_um=um)
+    canvas = network_canvas(tissue, grafted, grid)
+    drawn = np.full_like(canvas.image, 2 * 100 / 255 - 1)
+    change = laid_back(canvas, drawn, grid, tissue.value_range)(grafted.box)[0]
+    assert change[hole] == pytest.approx(np.full(int(hole.sum()), -60), abs=0.01)
 
 
 @pytest.mark.parametrize("um", SIZES)

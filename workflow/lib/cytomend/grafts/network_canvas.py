@@ -10,9 +10,10 @@ For each region:
 3. What the network changed, ``drawn - base`` on its grid, comes back to the scan's grid and is added to the base, in
    joints alone. So structure that the network can show is the network's, and grain finer than that is the base's.
 
-The change is carried on beyond the outline of the region, where nothing may change, before it is interpolated: tissue
-and base differ there, so that the change must be whole up to the outline. Towards kept pixels of a graft the base has
-no step, so that the change falls to 0 within half a network pixel.
+In a network pixel on the outline the base is the mean of what lies inside alone, so that the joint as a whole comes to
+what was drawn. The change is carried on beyond the outline of the region, where nothing may change, before it is
+interpolated: tissue and base differ there, so that the change must be whole up to the outline. Towards kept pixels of a
+graft the base has no step, so that the change falls to 0 within half a network pixel.
 """
 
 from __future__ import annotations
@@ -73,17 +74,23 @@ def network_canvas(tissue: Tissue, grafted: Grafted, grid: NetworkGrid) -> Netwo
     def read(box: Box) -> Float32:
         source = grid.scan_box(box)
         pixels, hole, kept = grafted.over(source, tissue.read(source))
-        given = ~tissue.damaged(source)
-        counts = given | hole
-        planes = np.stack([*(pixels * counts), counts, ~given & ~kept, hole], dtype=np.float32)
+        given, joint = ~tissue.damaged(source) | kept, hole & ~kept
+        planes = np.stack([*(pixels * given), *(pixels * joint), given, joint, ~given, hole], dtype=np.float32)
         touched = grid.touches(box, kept)[None].astype(np.float32)
         return np.concatenate([grid.to_network(box, planes), touched])
 
     planes = read_cells(read, grid.network_shape, layout.corners_px, side)
-    values, counts, unknown, hole, touched = np.split(planes, np.cumsum([channels, 1, 1, 1]), axis=1)
-    image = to_model(values / np.maximum(counts, np.float32(1e-6)), tissue.value_range)
+    ends = np.cumsum([channels, channels, 1, 1, 1, 1])
+    given, joint, given_share, joint_share, unknown, hole, touched = np.split(planes, ends, axis=1)
     known, own = unknown == 0, hole > 0
+    base = np.where(known, given / some(given_share), joint / some(joint_share))
+    image = to_model(base, tissue.value_range)
     return NetworkCanvas(layout, image, known, own, own & ~known & (touched == 0))
+
+
+def some(share: Float32) -> Float32:
+    """Return a share that may be divided by."""
+    return np.maximum(share, np.float32(1e-6))
 
 
 def laid_back(
@@ -111,7 +118,7 @@ def laid_back(
         planes = read_planes(around)
         carried = carried_on(planes[:channels], planes[channels] > 0)[inner]
         share, whole = grid.share_on_scan(box, planes[channels:][inner])
-        fade = np.clip(2 * share / np.maximum(whole, np.float32(1e-6)) - 1, 0, 1)
+        fade = np.clip(2 * share / some(whole) - 1, 0, 1)
         return np.asarray(fade * grid.to_scan(box, carried))
 
     return read
@@ -128,7 +135,7 @@ def carried_on(change: Float32, own: Mask) -> Float32:
     found, there = np.where(own, change, np.float32(0)), own
     for _ in range(CUBIC):
         weight = _blurred(there[None].astype(np.float32))
-        found = np.where(there, found, _blurred(found) / np.maximum(weight, np.float32(1e-6)))
+        found = np.where(there, found, _blurred(found) / some(weight))
         there = there | (weight[0] > 0)
     return found
 

@@ -286,7 +286,9 @@ def faded(new: NDArray[Any], old: NDArray[Any], taken: Mask, have: Mask, width_p
     # Where a block is taken up to its own edge, what lies beyond is what was there.
     inset = np.minimum(np.arange(len(taken)), np.arange(len(taken))[::-1]) + 0.5
     edge = np.minimum(inset[:, None], inset) / width_px
-    weight = np.where(have, np.clip(np.minimum(0.5 + depth / (2 * width_px), edge), 0, 1), 1.0)
+    # Where nothing was there the block is whole, so that it is so too where that begins.
+    begins = 1 - (ndimage.distance_transform_edt(have) - 1) / width_px if not have.all() else 0.0
+    weight = np.clip(np.maximum(np.minimum(0.5 + depth / (2 * width_px), edge), begins), 0, 1)
     a, b = (np.where(have, part, new).astype(np.float32) for part in (new, old))
     mean_a, mean_b = (ndimage.gaussian_filter(part, (0, width_px * 2, width_px * 2)) for part in (a, b))
     mixed = weight * (a - mean_a) + (1 - weight) * (b - mean_b)
