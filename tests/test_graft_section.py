@@ -184,7 +184,7 @@ def test_where_nothing_fits_and_nothing_can_be_copied_the_region_is_named(make_s
     mask[:, :4] = False
     section = make_section(mask, "uint8", 3)
     with pytest.raises(InputError, match="region 1: the model cannot draw it"):
-        mend_by_stages(section, tiny_model(1), tmp_path, plan=planned(grow_px=0), mend=grafting())
+        mend_by_stages(section, tiny_model(1), tmp_path, plan=planned(grow_px=0, max_covered=1.0), mend=grafting())
 
 
 # Proof
