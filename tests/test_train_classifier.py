@@ -218,8 +218,9 @@ def test_names_of_labels_come_from_json_or_tsv(tmp_path):
     assert read_names(tmp_path / "names.tsv") == {3: "coarse", 7: "fine"}
     assert read_names(tmp_path / "names.json") == {3: "coarse", 7: "fine", 9: "absent"}
     (tmp_path / "bad.tsv").write_text("number\tarea\n3\tcoarse\n")
-    for name in ("bad.tsv", "none.json"):
-        with pytest.raises(InputError, match=rf"{re.escape(name)}: cannot be used .* expected JSON such as"):
+    said = {"bad.tsv": "cannot be used .* expected JSON such as", "none.json": "the table of names cannot be read"}
+    for name, sentence in said.items():
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: {sentence}"):
             read_names(tmp_path / name)
 
 
