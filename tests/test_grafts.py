@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from cytomend.errors import InputError
 from cytomend.geometry import Box
-from cytomend.grafts import context
+from cytomend.grafts import context, region
 from cytomend.grafts.context import context_map, continued
 from cytomend.grafts.cut import cut, cut_by_squares
 from cytomend.grafts.joints import joints
@@ -365,6 +365,21 @@ def test_the_search_goes_wider_where_too_little_nearby_is_intact():
     assert done is not None
     assert max(graft.source_x for graft in done.grafts) > box.x1 + SMALL.search_um
     assert_copies(done, pixels, hole | damage)
+
+
+def test_a_large_search_goes_no_wider_while_a_block_has_room(monkeypatch):
+    pixels, hole = texture((256, 400)), disk((256, 400), (128, 60), 24)
+    damage = disk((256, 400), (128, 60), 80) & ~hole
+    box = Box(104, 36, 153, 85)
+
+    def farthest():
+        done = graft_region(tissue_of(pixels, hole | damage), box, hole[box.slices], SMALL, 0, 0)
+        assert done is not None
+        return max(graft.source_x + graft.side_px for graft in done.grafts)
+
+    assert farthest() > box.x1 + SMALL.search_um + 16  # the grid of the context map rounds up
+    monkeypatch.setattr(region, "MOST_PX", 1)
+    assert farthest() <= box.x1 + SMALL.search_um + 16
 
 
 def test_a_region_without_any_intact_tissue_to_copy_is_drawn():

@@ -131,7 +131,8 @@ class TrialMender:
         pixels = [trial.canvas.pixels for trial in trials]
         if grid is None or not canvases:
             return pixels
-        image, known = (np.concatenate([canvas[i] for canvas in canvases]) for i in (1, 2))
+        image = np.concatenate([canvas.image for canvas in canvases])
+        known = np.concatenate([canvas.known for canvas in canvases])
         filled = self._filled(image, known, [canvas.layout for canvas in canvases])
         drawn = iter(np.split(filled, np.cumsum([len(canvas.known) for canvas in canvases])[:-1]))
         for number, trial in enumerate(trials):
